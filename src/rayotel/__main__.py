@@ -1,0 +1,5 @@
+"""`python -m rayotel` is the `rayotel` command."""
+
+from rayotel.cli import main
+
+main()

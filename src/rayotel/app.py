@@ -1,0 +1,243 @@
+"""The composition root: which object gets which, what starts before what, how it all ends."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from rayotel import __version__
+from rayotel.asgi import BasicAuthentication, Drain, RequestCounter
+from rayotel.config import Settings
+from rayotel.errors import RayotelError, RequestRefused, UsageError
+from rayotel.ingest import answers
+from rayotel.ingest.admission import Admission
+from rayotel.ingest.committer import Committer
+from rayotel.ingest.decoding import JSON, PROTOBUF, Decoder
+from rayotel.ingest.journal import Journal
+from rayotel.ingest.receiver import Receiver
+from rayotel.lake.storage import Storage, open_storage
+from rayotel.telemetry import Telemetry
+from rayotel.web import status
+from rayotel.web.status import About
+
+GRACEFUL_CONNECTIONS_SECONDS = 10
+KEEP_ALIVE_SECONDS = 75
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """A server's parts, composed. `open`, serve `app`, `close`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._ready = False
+        self.telemetry = Telemetry()
+        self.storage: Storage = open_storage(
+            settings.storage_url,
+            s3_endpoint=settings.s3_endpoint,
+            s3_region=settings.s3_region,
+        )
+        self.journal = Journal(
+            Path(settings.data_dir),
+            self.telemetry,
+            segment_bytes=settings.wal_segment_bytes,
+            limit_bytes=settings.wal_limit_bytes,
+            max_waiting_columns_bytes=settings.max_waiting_columns_bytes,
+            max_waiting_records=settings.max_requests_in_flight,
+        )
+        self.decoder = Decoder(
+            max_inflated_body_bytes=settings.max_inflated_body_bytes,
+            max_series_cached=settings.max_series_cached,
+        )
+        self.committer = Committer(
+            self.journal,
+            self.storage,
+            self.telemetry,
+            self.decoder.decode,
+            interval_seconds=settings.commit_interval_seconds,
+            max_label_columns=settings.max_label_columns,
+        )
+
+    def open(self) -> None:
+        """Take the data directory, find what earlier runs left, begin to commit."""
+        self.journal.open()
+        self.committer.start()
+        self._ready = True
+
+    def close(self) -> bool:
+        """Commit everything and let go. Whether all acknowledged points are on storage."""
+        self._ready = False
+        self.journal.stop_appending()
+        done = self.committer.stop(self._settings.shutdown_timeout_seconds)
+        if not done:
+            log.error(
+                "%d bytes wait in the log and are committed at the next start",
+                self.journal.size_bytes,
+            )
+        self.journal.close()
+        self.storage.close()
+        return done
+
+    def app(self) -> FastAPI:
+        """The ASGI application."""
+        settings = self._settings
+        receiver = Receiver(
+            self.journal,
+            self.decoder,
+            Admission(
+                max_requests=settings.max_requests_in_flight,
+                max_bytes=settings.max_bytes_in_flight,
+                telemetry=self.telemetry,
+            ),
+            self.telemetry,
+            max_compressed_body_bytes=settings.max_compressed_body_bytes,
+            body_timeout_seconds=settings.body_timeout_seconds,
+        )
+        about = About(
+            name="rayotel",
+            version=__version__,
+            receiver=self.journal.receiver,
+            storage=self.storage.url,
+            commit_interval_seconds=settings.commit_interval_seconds,
+        )
+        app = FastAPI(
+            title="rayotel",
+            version=__version__,
+            docs_url=None,
+            redoc_url=None,
+            openapi_url="/api/v1/openapi.json",
+        )
+        app.include_router(receiver.router())
+        app.include_router(status.router(about, lambda: self._ready, self.telemetry))
+        app.add_exception_handler(RequestRefused, _refused)
+        app.add_exception_handler(HTTPException, _refused)
+        paths = frozenset(str(getattr(route, "path", "")) for route in app.routes)
+        app.user_middleware[:] = [
+            Middleware(RequestCounter, telemetry=self.telemetry, paths=paths),
+            Middleware(Drain),
+            Middleware(_Refusals),
+        ]
+        if settings.has_credentials:
+            app.user_middleware.append(
+                Middleware(
+                    BasicAuthentication,
+                    username=settings.username,
+                    password=settings.password,
+                )
+            )
+        return app
+
+
+class _Refusals:
+    """Answers errors of the middleware inside it, which the routes' handlers never see."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except RequestRefused as error:
+            response = await _refused(Request(scope, receive), error)
+            await response(scope, receive, send)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        error = RequestRefused(error.status_code, str(error.detail).lower())
+    if not isinstance(error, RequestRefused):
+        raise error
+    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    response = answers.refused(PROTOBUF if sent == PROTOBUF else JSON, error)
+    if error.http_status == 401:
+        response.headers["WWW-Authenticate"] = 'Basic realm="rayotel"'
+    return response
+
+
+def serve(settings: Settings, announce: Callable[[str], None]) -> int:
+    """Run a server until SIGTERM or SIGINT; the process's exit status.
+
+    0: every acknowledged point is in a part. 1: some wait in the log for the next start.
+    """
+    listener = _listen(settings)
+    service = Service(settings)
+    try:
+        service.open()
+    except RayotelError:
+        listener.close()
+        raise
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    announce(f"rayotel {__version__} listens on http://{shown}:{port}")
+    announce(f"lake: {service.storage.url}  log: {service.journal.directory}")
+    try:
+        _run(service.app(), listener)
+    finally:
+        announce("stopping: committing what the log holds")
+        done = service.close()
+    return 0 if done else 1
+
+
+def _run(app: FastAPI, listener: socket.socket) -> None:
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=GRACEFUL_CONNECTIONS_SECONDS,
+            server_header=False,
+        )
+    )
+    # uvicorn raises the signal that stopped it once more at its end; by then it has done its work
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    run: Callable[..., Awaitable[None]] = server.serve
+    asyncio.run(run(sockets=[listener]))  # type: ignore[arg-type]
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (OSError, UnicodeError):
+        raise UsageError(f"host '{settings.host}' is not an address of this machine") from None
+    family, kind, protocol, _, address = found[0]
+    _refuse_open_door(settings, [str(one[4][0]) for one in found])
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise RayotelError(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}",
+            hint="choose another with --port or RAYOTEL_PORT",
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+def _refuse_open_door(settings: Settings, addresses: list[str]) -> None:
+    if settings.has_credentials or settings.insecure:
+        return
+    if not all(ipaddress.ip_address(one.partition("%")[0]).is_loopback for one in addresses):
+        raise UsageError(
+            f"will not listen on '{settings.host}' without credentials: anybody could write",
+            hint="set RAYOTEL_USERNAME and RAYOTEL_PASSWORD, or give --insecure",
+        )

@@ -1,0 +1,117 @@
+"""What stands before every route: credentials, counting, and reading away what nobody reads.
+
+Plain ASGI middleware: nothing here buffers a body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rayotel.errors import RequestRefused
+from rayotel.telemetry import Telemetry
+
+OPEN_PATHS = frozenset({"/api/v1/liveness", "/api/v1/readiness"})
+MAX_DRAINED_BYTES = 32 * 1024 * 1024
+DRAIN_TIMEOUT_SECONDS = 5.0
+
+
+class Drain:
+    """Reads what is left of a request's body after an early answer.
+
+    A server that closes a connection while the client still sends makes the client's system throw
+    the answer away: a 413 or 401 would look like a broken connection and be retried for ever.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, watch for the body's end, and read up to it before the answer's last byte."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        finished = False
+
+        async def watched_receive() -> Message:
+            nonlocal finished
+            message = await receive()
+            finished = finished or not message.get("more_body", False)
+            return message
+
+        async def draining_send(message: Message) -> None:
+            if message["type"] == "http.response.start" and not finished:
+                await _drain(watched_receive)
+            await send(message)
+
+        await self._app(scope, watched_receive, draining_send)
+
+
+async def _drain(receive: Receive) -> None:
+    size = 0
+    try:
+        async with asyncio.timeout(DRAIN_TIMEOUT_SECONDS):
+            while size < MAX_DRAINED_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
+
+
+class BasicAuthentication:
+    """401 for whoever does not know user and password; the comparison takes constant time."""
+
+    def __init__(self, app: ASGIApp, *, username: str, password: str) -> None:
+        self._app = app
+        self._expected = f"{username}:{password}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what may pass."""
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(_credentials(given), self._expected):
+                raise RequestRefused(401, "wrong or missing credentials")
+        await self._app(scope, receive, send)
+
+
+def _credentials(header: bytes) -> bytes:
+    scheme, _, encoded = header.partition(b" ")
+    if scheme.lower() != b"basic":
+        return b""
+    try:
+        return base64.b64decode(encoded.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+class RequestCounter:
+    """Counts answers by path and status, and how long they took."""
+
+    def __init__(self, app: ASGIApp, *, telemetry: Telemetry, paths: frozenset[str]) -> None:
+        self._app = app
+        self._telemetry = telemetry
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on and note the status that is sent."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        # an unknown path must not make a label of its own: anybody can invent them
+        path = scope["path"] if scope["path"] in self._paths else "other"
+
+        async def noting_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._telemetry.requests.labels(path, str(message["status"])).inc()
+                self._telemetry.request_seconds.observe(time.monotonic() - started)
+            await send(message)
+
+        await self._app(scope, receive, noting_send)

@@ -1,0 +1,183 @@
+"""Settings: what they mean, where they come from, and that they fit one another.
+
+Precedence, highest first: command-line flags, `RAYOTEL_<NAME>` environment variables, `rayotel.toml`
+(in the working directory, or where `RAYOTEL_CONFIG` points), defaults. This is the only module that
+reads the environment. Credentials for S3 come the usual AWS way and are read by boto3.
+
+Values never appear in an error: one of them may be a password put in the wrong place.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from rayotel.errors import UsageError
+
+CONFIG_FILE = "rayotel.toml"
+MIB = 1024 * 1024
+
+
+def _setting(default: Any, description: str) -> Any:
+    return field(default=default, metadata={"description": description})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of rayotel. A name says its unit; every limit is a limit per server process."""
+
+    data_dir: str = _setting(
+        "rayotel-data", "directory of the write-ahead log and, by default, of the lake"
+    )
+    storage: str = _setting(
+        "", "where the lake is: a directory or s3://bucket/prefix; default: 'lake' in data_dir"
+    )
+    s3_endpoint: str = _setting(
+        "", "URL of an S3-compatible server; default: AWS (credentials: AWS_* variables)"
+    )
+    s3_region: str = _setting(
+        "", "region of the bucket; default: AWS_REGION, the AWS profile's, or us-east-1"
+    )
+    host: str = _setting("127.0.0.1", "address to listen on")
+    port: int = _setting(8000, "port to listen on")
+    username: str = _setting("", "user of HTTP Basic authentication; needs password")
+    password: str = _setting("", "password of HTTP Basic authentication; needs username")
+    insecure: bool = _setting(False, "allow listening beyond loopback without credentials")
+    commit_interval_seconds: float = _setting(
+        5.0, "how long acknowledged points wait in the log before they become Parquet"
+    )
+    shutdown_timeout_seconds: float = _setting(
+        60.0, "how long a stopping server tries to commit what the log holds"
+    )
+    max_compressed_body_bytes: int = _setting(16 * MIB, "largest request body as sent (413)")
+    max_inflated_body_bytes: int = _setting(64 * MIB, "largest request body decompressed (413)")
+    max_requests_in_flight: int = _setting(256, "requests worked on at once (503 beyond)")
+    max_bytes_in_flight: int = _setting(
+        256 * MIB, "bytes of bodies, as sent and decompressed, held at once (503 beyond)"
+    )
+    body_timeout_seconds: float = _setting(30.0, "longest wait for a whole request body (408)")
+    wal_segment_bytes: int = _setting(16 * MIB, "size at which a log segment is closed")
+    wal_limit_bytes: int = _setting(
+        8192 * MIB, "largest write-ahead log while storage is away (503 beyond)"
+    )
+    max_waiting_columns_bytes: int = _setting(
+        128 * MIB, "decoded points kept in memory until the next commit; the rest is decoded again"
+    )
+    max_series_cached: int = _setting(200_000, "series remembered between requests")
+    max_label_columns: int = _setting(512, "label columns of a stream; the rest becomes JSON")
+    query_memory_bytes: int = _setting(4096 * MIB, "memory of one SQL query")
+    query_threads: int = _setting(0, "threads of one SQL query; 0: one per core")
+    query_timeout_seconds: float = _setting(300.0, "longest run of one SQL query")
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        if bool(self.username) != bool(self.password):
+            raise UsageError(
+                "settings 'username' and 'password' must be set together",
+                hint="set both RAYOTEL_USERNAME and RAYOTEL_PASSWORD, or neither",
+            )
+        if ":" in self.username:
+            raise UsageError("setting 'username' has a colon, which HTTP Basic forbids")
+
+    def _check_numbers(self) -> None:
+        may_be_zero = {"port", "query_threads"}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                low = 0 if item.name in may_be_zero else 1e-3
+                if not low <= value < 2**53:
+                    raise UsageError(f"setting '{item.name}' is out of range")
+        for smaller, larger in (
+            ("max_compressed_body_bytes", "max_inflated_body_bytes"),
+            ("max_compressed_body_bytes", "wal_limit_bytes"),
+            ("wal_segment_bytes", "wal_limit_bytes"),
+            ("max_inflated_body_bytes", "max_bytes_in_flight"),
+        ):
+            if getattr(self, smaller) > getattr(self, larger):
+                raise UsageError(f"setting '{smaller}' must not be larger than '{larger}'")
+        if self.max_bytes_in_flight < self.max_compressed_body_bytes + self.max_inflated_body_bytes:
+            raise UsageError(
+                "setting 'max_bytes_in_flight' cannot hold one largest body, sent and decompressed"
+            )
+        if self.port > 65535:
+            raise UsageError("setting 'port' is out of range")
+
+    @property
+    def storage_url(self) -> str:
+        """Where the lake is: the setting, or the directory `lake` in `data_dir`."""
+        return self.storage or str(Path(self.data_dir) / "lake")
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether requests must carry a user and a password."""
+        return bool(self.username)
+
+
+def descriptions() -> list[tuple[str, str, str]]:
+    """(name, default as text, description) of every setting, for help and documents."""
+    return [(f.name, _shown(f.default), f.metadata["description"]) for f in fields(Settings)]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if value != "" else "none"
+
+
+def load(flags: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from flags (those that are not None), the environment and `rayotel.toml`."""
+    given: dict[str, Any] = {**_from_file(), **_from_environment()}
+    given.update({k: v for k, v in (flags or {}).items() if v is not None})
+    return Settings(**{name: _converted(name, value) for name, value in given.items()})
+
+
+_TYPES = {f.name: type(f.default) for f in fields(Settings)}
+
+
+def _from_environment() -> dict[str, Any]:
+    found = {name: os.environ.get(f"RAYOTEL_{name.upper()}") for name in _TYPES}
+    found["s3_region"] = found["s3_region"] or os.environ.get("AWS_REGION")
+    # an empty variable means "not set": compose files pass on what the user left out that way
+    return {name: value for name, value in found.items() if value}
+
+
+def _from_file() -> dict[str, Any]:
+    named = os.environ.get("RAYOTEL_CONFIG")
+    path = Path(named or CONFIG_FILE)
+    if not named and not path.is_file():
+        return {}
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read '{path}': {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"'{path}' is not TOML: {error}") from None
+    unknown = sorted(set(content) - set(_TYPES))
+    if unknown:
+        raise UsageError(
+            f"'{path}' has no setting '{unknown[0]}'", hint="see 'rayotel serve --help' for all"
+        )
+    return content
+
+
+def _converted(name: str, value: Any) -> Any:
+    wanted = _TYPES[name]
+    try:
+        if wanted is bool and isinstance(value, str):
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+                value.strip().lower()
+            ]
+        if wanted in (int, float) and isinstance(value, bool):
+            raise ValueError
+        if wanted is bool and not isinstance(value, bool):
+            raise ValueError
+        return wanted(value)
+    except (ValueError, TypeError, KeyError, OverflowError):
+        raise UsageError(f"setting '{name}' is not a valid {_TYPE_WORDS[wanted]}") from None
+
+
+_TYPE_WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}

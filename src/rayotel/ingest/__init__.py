@@ -1,0 +1,1 @@
+"""HTTP receiver, OTLP decoding, write-ahead log, committer."""

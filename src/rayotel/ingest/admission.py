@@ -1,0 +1,76 @@
+"""How much the receiver works on at once: requests and bytes, both bounded, nothing waits.
+
+Beyond a bound the answer is 503 with Retry-After, which every OTLP client and Fluent Bit obey; memory
+stays what it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+from rayotel.errors import TryLater
+from rayotel.telemetry import Telemetry
+
+RETRY_AFTER_SECONDS = 2
+
+
+class Admission:
+    """The account of all requests being worked on. Safe for several threads."""
+
+    def __init__(self, *, max_requests: int, max_bytes: int, telemetry: Telemetry) -> None:
+        self._max_requests, self._max_bytes = max_requests, max_bytes
+        self._telemetry = telemetry
+        self._lock = threading.Lock()
+        self._requests = self._bytes = 0
+
+    def enter(self) -> Ticket:
+        """A place for one request, to be used with `with`. Raises TryLater where there is none."""
+        with self._lock:
+            if self._requests >= self._max_requests:
+                raise TryLater(
+                    503, "too many requests in flight", retry_after_seconds=RETRY_AFTER_SECONDS
+                )
+            self._requests += 1
+        return Ticket(self)
+
+    def take(self, size_bytes: int) -> None:
+        """Account for bytes about to be held. Raises TryLater beyond the bound."""
+        with self._lock:
+            if self._bytes + size_bytes > self._max_bytes:
+                raise TryLater(
+                    503, "too many bytes in flight", retry_after_seconds=RETRY_AFTER_SECONDS
+                )
+            self._bytes += size_bytes
+            self._telemetry.bytes_in_flight.set(self._bytes)
+
+    def leave(self, size_bytes: int) -> None:
+        """A request and what it held are done."""
+        with self._lock:
+            self._requests -= 1
+            self._bytes -= size_bytes
+            self._telemetry.bytes_in_flight.set(self._bytes)
+
+
+class Ticket:
+    """One admitted request; gives back all it took when left."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._held_bytes = 0
+
+    def reserve(self, size_bytes: int) -> None:
+        """Account for bytes about to be held. Raises TryLater beyond the bound."""
+        self._admission.take(size_bytes)
+        self._held_bytes += size_bytes
+
+    def __enter__(self) -> Ticket:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._admission.leave(self._held_bytes)

@@ -1,0 +1,71 @@
+"""Attribute values as canonical text, so that no two senders make a column's type conflict.
+
+A string is itself; `true` and `false`; integers in decimal; doubles in the shortest form that reads
+back as the same double (`NaN`, `Infinity`, `-Infinity`); bytes in base64; arrays and maps as JSON
+without spaces, members in the order sent. A value that was not set is no value: the label is absent.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+
+def text_of(raw: bytes) -> str:
+    """A string field; bytes that are not UTF-8 become U+FFFD."""
+    return raw.decode("utf-8", "replace")
+
+
+def double_text(value: float) -> str:
+    """Shortest text that reads back as the same double."""
+    if math.isfinite(value):
+        return repr(value)
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def attribute_text(value: Any) -> str | None:
+    """Text of an AnyValue (of `wire`); None where no value is set."""
+    kind = value.WhichOneof("value")
+    if kind == "string_value":
+        return text_of(value.string_value)
+    if kind is None:
+        return None
+    plain = _plain(value)
+    if isinstance(plain, bool):
+        return "true" if plain else "false"
+    if isinstance(plain, float):
+        return double_text(plain)
+    if isinstance(plain, str | int):
+        return str(plain)
+    return json_text(plain)
+
+
+def json_text(value: Any) -> str:
+    """JSON without spaces, in the order given, non-ASCII characters as they are."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def attributes_json(attributes: Iterable[Any]) -> str | None:
+    """A JSON object of KeyValues; None where there are none."""
+    members = {text_of(one.key): _plain(one.value) for one in attributes}
+    return json_text(members) if members else None
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON can hold it."""
+    kind = value.WhichOneof("value")
+    if kind == "string_value":
+        return text_of(value.string_value)
+    if kind == "bytes_value":
+        return base64.b64encode(value.bytes_value).decode("ascii")
+    if kind == "double_value":
+        number = value.double_value
+        return number if math.isfinite(number) else double_text(number)
+    if kind == "array_value":
+        return [_plain(member) for member in value.array_value.values]
+    if kind == "kvlist_value":
+        return {text_of(m.key): _plain(m.value) for m in value.kvlist_value.values}
+    return None if kind is None else getattr(value, kind)

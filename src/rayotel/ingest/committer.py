@@ -1,0 +1,187 @@
+"""From sealed log segments to Parquet parts: every few seconds, in order, until it works.
+
+A segment becomes one part per stream and hour, named by the receiver and the segment's number. Doing
+it again after a crash writes the same names, so nothing is ever stored twice. The segment is
+released only when all of its parts are on storage. While storage fails, segments wait in the log;
+the pause between tries doubles up to a bound.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from rayotel.errors import LogError, StorageError
+from rayotel.ingest import wal
+from rayotel.ingest.journal import Journal, Segment
+from rayotel.ingest.wal import Damage, Record
+from rayotel.lake import parts, rows
+from rayotel.lake.layout import PartName
+from rayotel.lake.rows import LabelColumns
+from rayotel.lake.storage import Storage
+from rayotel.model import MetricBatch
+from rayotel.telemetry import Telemetry
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0
+
+log = logging.getLogger(__name__)
+Decode = Callable[[Record], MetricBatch]
+
+
+class Backoff:
+    """Pauses that double from the first to the longest, and start anew after a success."""
+
+    def __init__(self, first_seconds: float, longest_seconds: float) -> None:
+        self._first, self._longest = first_seconds, longest_seconds
+        self._next = first_seconds
+
+    def pause_seconds(self) -> float:
+        """The pause after one more failure."""
+        pause = self._next
+        self._next = min(self._longest, self._next * 2)
+        return pause
+
+    def reset(self) -> None:
+        """After a success."""
+        self._next = self._first
+
+
+class Committer:
+    """One background thread that moves segments to storage. `start`, then `stop`."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        storage: Storage,
+        telemetry: Telemetry,
+        decode: Decode,
+        *,
+        interval_seconds: float,
+        max_label_columns: int,
+    ) -> None:
+        self._journal = journal
+        self._storage = storage
+        self._telemetry = telemetry
+        self._decode = decode
+        self._interval_seconds = interval_seconds
+        self._max_label_columns = max_label_columns
+        self._labels: dict[str, LabelColumns] = {}
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._deadline = float("inf")
+        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
+        journal.on_sealed = self._wake.set
+
+    def start(self) -> None:
+        """Begin; segments of earlier runs come first."""
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """Commit all that the log holds, for at most so long. Whether everything is on storage."""
+        self._deadline = time.monotonic() + timeout_seconds
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join(timeout_seconds + LONGEST_PAUSE_SECONDS)
+        return not self._thread.is_alive() and self._journal.oldest_sealed() is None
+
+    def _run(self) -> None:
+        backoff = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
+        due = time.monotonic() + self._interval_seconds
+        while True:
+            stopping = self._stopping.is_set()
+            if stopping or time.monotonic() >= due:
+                # while older segments wait for storage the current one may go on growing
+                if self._journal.oldest_sealed() is None:
+                    self._journal.seal()
+                due = time.monotonic() + self._interval_seconds
+            segment = self._journal.oldest_sealed()
+            if segment is None:
+                if stopping:
+                    return
+                self._wake.wait(max(0.0, due - time.monotonic()))
+                self._wake.clear()
+                continue
+            if self._try_commit(segment):
+                backoff.reset()
+                continue
+            if stopping and time.monotonic() >= self._deadline:
+                return
+            pause = backoff.pause_seconds()
+            if stopping:
+                time.sleep(min(pause, 1.0))
+            else:
+                self._stopping.wait(pause)
+
+    def _try_commit(self, segment: Segment) -> bool:
+        started = time.monotonic()
+        try:
+            self.commit(segment)
+            self._journal.release(segment)
+        except (StorageError, LogError) as error:
+            self._telemetry.commits.labels("failed").inc()
+            log.warning("segment %d waits in the log: %s", segment.number, error.message)
+            return False
+        except Exception:
+            self._telemetry.commits.labels("failed").inc()
+            log.exception("segment %d waits in the log: unexpected error", segment.number)
+            return False
+        self._telemetry.commits.labels("done").inc()
+        self._telemetry.commit_seconds.observe(time.monotonic() - started)
+        return True
+
+    def commit(self, segment: Segment) -> None:
+        """Write every part of a segment. Raises StorageError; doing it again is harmless."""
+        by_stream: dict[str, list[MetricBatch]] = {}
+        for batch in self._batches(segment):
+            by_stream.setdefault(batch.arrival.stream, []).append(batch)
+        for stream, batches in sorted(by_stream.items()):
+            labels = self._labels.setdefault(stream, LabelColumns(self._max_label_columns))
+            for hour, table in rows.tables_by_hour(batches, labels).items():
+                name = PartName(
+                    stream, hour, self._journal.receiver, segment.number, segment.number, 0
+                )
+                content = parts.to_parquet(table, stream)
+                self._storage.put(name.key, content)
+                self._telemetry.parts_written.inc()
+                self._telemetry.part_bytes.inc(len(content))
+
+    def _batches(self, segment: Segment) -> list[MetricBatch]:
+        """The decoded batches of a segment: from memory, or from the log where memory has none."""
+        if segment.batches is not None and None not in segment.batches:
+            return [batch for batch in segment.batches if batch is not None]
+        try:
+            content = segment.path.read_bytes()
+        except OSError as error:
+            raise LogError(f"cannot read '{segment.path}': {error.strerror}") from None
+        batches: list[MetricBatch] = []
+        for item in wal.read_segment(content, segment.number):
+            if isinstance(item, Damage):
+                self._move_aside(segment, item)
+                continue
+            try:
+                batches.append(self._decode(item))
+            except ValueError as error:
+                # it was decoded before it was acknowledged, so this is a defect: keep the bytes
+                self._telemetry.undecodable_records.inc()
+                log.error("a record of segment %d cannot be decoded: %s", segment.number, error)
+                self._move_aside(segment, Damage(0, item.payload(), tail=False))
+        return batches
+
+    def _move_aside(self, segment: Segment, damage: Damage) -> None:
+        where = wal.move_aside(self._journal.directory, segment.number, damage)
+        self._telemetry.damaged_bytes.labels("tail" if damage.tail else "middle").inc(
+            len(damage.content)
+        )
+        if damage.tail:
+            log.warning(
+                "segment %d ends with %d bytes of an unfinished record, moved to '%s'",
+                segment.number, len(damage.content), where,
+            )  # fmt: skip
+            return
+        log.error(
+            "segment %d is damaged at byte %d: %d bytes moved to '%s'",
+            segment.number, damage.offset, len(damage.content), where,
+        )  # fmt: skip

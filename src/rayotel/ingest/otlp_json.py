@@ -1,0 +1,86 @@
+"""OTLP/JSON to OTLP protobuf bytes, by the rules in which OTLP differs from protobuf's own JSON.
+
+Trace and span ids are hexadecimal, not base64; enums are numbers; unknown fields are ignored. The
+rest (64-bit integers as text or number, NaN as text, lowerCamelCase names) is protobuf's own mapping
+and is left to its library.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Any
+
+from google.protobuf import json_format
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
+
+_HEX_IDS = frozenset({"traceId", "spanId", "trace_id", "span_id"})
+_EXEMPLAR_LISTS = frozenset({"exemplars"})
+
+
+class MalformedJson(ValueError):
+    """The text is not JSON, or not JSON of the expected message."""
+
+
+def metrics_request_bytes(body: bytes) -> bytes:
+    """An ExportMetricsServiceRequest in JSON as protobuf bytes; raises MalformedJson."""
+    try:
+        tree = json.loads(body)
+        if not isinstance(tree, dict):
+            raise MalformedJson("not a JSON object")
+        mended = _mended(tree)
+        message = json_format.ParseDict(
+            mended, ExportMetricsServiceRequest(), ignore_unknown_fields=True
+        )
+        return message.SerializeToString()
+    except RecursionError:
+        raise MalformedJson("nested too deep") from None
+    except MalformedJson:
+        raise
+    except json_format.ParseError as error:
+        raise MalformedJson(_first_line(error)) from None
+    except UnicodeDecodeError:
+        raise MalformedJson("not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise MalformedJson(
+            f"not JSON: {error.msg} at line {error.lineno} column {error.colno}"
+        ) from None
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        # the library lets a few of its own out for input of an unexpected shape
+        raise MalformedJson(_first_line(error)) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]
+
+
+def _mended(node: Any, *, in_exemplar: bool = False) -> Any:
+    if isinstance(node, dict):
+        return {
+            _scalar(key): _base64(key, value)
+            if in_exemplar and key in _HEX_IDS
+            else _mended(value, in_exemplar=key in _EXEMPLAR_LISTS)
+            for key, value in node.items()
+        }
+    if isinstance(node, list):
+        return [_mended(item, in_exemplar=in_exemplar) for item in node]
+    return _scalar(node)
+
+
+def _scalar(value: Any) -> Any:
+    """Half of a surrogate pair is legal in JSON's text and cannot be encoded: mend it."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value
+
+
+def _base64(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise MalformedJson(f"'{name}' is not a text of hexadecimal digits")
+    try:
+        return base64.b64encode(bytes.fromhex(value)).decode("ascii")
+    except (ValueError, binascii.Error):
+        raise MalformedJson(f"'{name}' is not hexadecimal") from None

@@ -1,0 +1,1 @@
+"""What a stream is on storage: schema, keys, parts, storage, catalog."""

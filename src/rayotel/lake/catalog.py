@@ -1,0 +1,43 @@
+"""What is on storage: streams and the parts of a stream that count, from listings alone."""
+
+from __future__ import annotations
+
+from rayotel.lake import layout
+from rayotel.lake.layout import Part
+from rayotel.lake.storage import Storage
+from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
+
+# Beyond this many hours one listing of the whole stream costs less than one per hour or day.
+MAX_HOURS_LISTED_SINGLY = 6
+MAX_DAYS_LISTED_SINGLY = 31
+
+
+def streams(storage: Storage) -> list[str]:
+    """Names of all streams that have or had parts, sorted."""
+    return sorted(name for name in storage.folders("") if layout.is_stream_name(name))
+
+
+def parts(storage: Storage, stream: str, range_: TimeRange | None = None) -> list[Part]:
+    """The visible parts of a stream whose hour touches the range, in order of their names."""
+    wanted = range_ or TimeRange()
+    found: dict[str, Part] = {}
+    for prefix in _prefixes(stream, wanted):
+        for item in storage.list(prefix):
+            name = layout.parse_key(item.key)
+            if name is not None and name.stream == stream and wanted.touches_hour(name.hour):
+                found[item.key] = Part(name, item.size_bytes)
+    return layout.visible(found.values())
+
+
+def _prefixes(stream: str, range_: TimeRange) -> list[str]:
+    """The listings that together show every part of the range, and little else."""
+    if range_.start is None or range_.end is None:
+        return [layout.stream_prefix(stream)]
+    first = range_.start // NANOSECONDS_PER_HOUR
+    last = max(first, (range_.end - 1) // NANOSECONDS_PER_HOUR)
+    hours = range(first, last + 1)
+    if len(hours) <= MAX_HOURS_LISTED_SINGLY:
+        return [layout.hour_prefix(stream, hour) for hour in hours]
+    if len(hours) <= MAX_DAYS_LISTED_SINGLY * 24:
+        return sorted({layout.date_prefix(stream, hour) for hour in (*hours[::24], last)})
+    return [layout.stream_prefix(stream)]

@@ -1,0 +1,121 @@
+"""Names of things on storage: the only author and the only reader of object keys.
+
+    <stream>/date=YYYY-MM-DD/hour=HH/<receiver>-<first>-<last>-<level>.parquet
+
+`date` and `hour` are the UTC hour of event time. `receiver` is the id of the server that wrote the
+part, `first` and `last` the numbers of the log segments whose points it holds (12 digits), `level` 0
+for a part written by a commit and more for one that replaces others.
+
+**Parts cover parts by name**: a part hides every part of the same receiver and hour whose range of
+segments lies inside its own and whose level is lower. So a listing is the catalog.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+MAX_STREAM_NAME_CHARACTERS = 100
+_STREAM = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_RECEIVER = re.compile(r"[0-9a-f]{12}")
+_KEY = re.compile(
+    r"(?P<stream>[A-Za-z0-9_-]{1,100})/date=(?P<date>\d{4}-\d\d-\d\d)/hour=(?P<hour>\d\d)/"
+    r"(?P<receiver>[0-9a-f]{12})-(?P<first>\d{12})-(?P<last>\d{12})-(?P<level>\d{1,3})\.parquet"
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def is_stream_name(name: str) -> bool:
+    """Letters, digits, `_` and `-`, 1 to 100 of them."""
+    return _STREAM.fullmatch(name) is not None
+
+
+def is_receiver_id(text: str) -> bool:
+    """Twelve hexadecimal digits."""
+    return _RECEIVER.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PartName:
+    """What a part's key says. `hour` counts from 1970; `first` and `last` are segment numbers."""
+
+    stream: str
+    hour: int
+    receiver: str
+    first: int
+    last: int
+    level: int
+
+    @property
+    def key(self) -> str:
+        """The object key, relative to the lake."""
+        name = f"{self.receiver}-{self.first:012d}-{self.last:012d}-{self.level}.parquet"
+        return f"{hour_prefix(self.stream, self.hour)}{name}"
+
+    def covers(self, other: PartName) -> bool:
+        """Whether `other` is hidden by this part."""
+        return (
+            self.level > other.level
+            and self.first <= other.first
+            and other.last <= self.last
+            and (self.stream, self.hour, self.receiver)
+            == (other.stream, other.hour, other.receiver)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part that is on storage, as a listing shows it."""
+
+    name: PartName
+    size_bytes: int
+
+
+def stream_prefix(stream: str) -> str:
+    """Prefix of all parts of a stream."""
+    return f"{stream}/"
+
+
+def date_prefix(stream: str, hour: int) -> str:
+    """Prefix of all parts of the day that an hour is in."""
+    return f"{stream}/date={_hour_start(hour):%Y-%m-%d}/"
+
+
+def hour_prefix(stream: str, hour: int) -> str:
+    """Prefix of all parts of one hour."""
+    return f"{date_prefix(stream, hour)}hour={hour % 24:02d}/"
+
+
+def _hour_start(hour: int) -> datetime:
+    return datetime.fromtimestamp(hour * 3600, tz=UTC)
+
+
+def parse_key(key: str) -> PartName | None:
+    """The part that a key names; None for anything that rayotel did not write."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return None
+    try:
+        day = datetime.strptime(match["date"], "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    in_day, first, last = int(match["hour"]), int(match["first"]), int(match["last"])
+    if in_day > 23 or first > last:
+        return None
+    hour = (day - _EPOCH).days * 24 + in_day
+    return PartName(match["stream"], hour, match["receiver"], first, last, int(match["level"]))
+
+
+def visible(parts: Iterable[Part]) -> list[Part]:
+    """The parts that no other part covers, in order of their names."""
+    groups: dict[tuple[str, int, str], list[Part]] = {}
+    for part in parts:
+        name = part.name
+        groups.setdefault((name.stream, name.hour, name.receiver), []).append(part)
+    kept: list[Part] = []
+    for group in groups.values():
+        bigger = [part for part in group if part.name.level > 0]
+        kept += [p for p in group if not any(b.name.covers(p.name) for b in bigger)]
+    return sorted(kept, key=lambda part: part.name)

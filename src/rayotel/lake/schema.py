@@ -1,0 +1,152 @@
+"""The columns of a stream: the fixed ones, and which column a label gets.
+
+**The rule for label columns.** A point attribute `key` has the column `metric_<key>`, a resource
+attribute `resource_<key>`, a scope attribute `scope_<key>`, a header `X-P-<Name>` the column `<name>`
+in lower case with `-` as `_`. Engines such as DuckDB and Spark do not tell columns apart by case, so:
+
+1. Where that name equals a fixed column, ignoring case (`Name` would be `metric_Name`, and
+   `metric_name` is the metric's name), or the key itself starts with `label_`, `label_` is put in:
+   `metric_label_Name`. For headers: `header_<name>`, also for names that begin like another kind.
+2. Labels whose names differ only in case (`Version` and `version`) share one column, because an
+   engine could not tell two apart; within one file the column is spelled as the first of them in
+   ASCII order, and rows whose label is spelled otherwise say so in `labels_overflow`.
+3. Where one data point has two such labels, or one label twice, the column holds the first in
+   ASCII order (the first sent), and the others are kept in `labels_overflow`.
+4. A name with control characters, or of more than 200 characters, or beyond the bound on a stream's
+   label columns goes to `labels_overflow` too: a JSON object of column name to text (or to a list
+   of texts).
+
+The rule looks at one data point at a time and needs no state, so every receiver and every year
+give the same answer. Text of a value: `attribute_text` in `rayotel.ingest.attributes`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+TIMESTAMP = pa.timestamp("ns", tz="UTC")
+_EXEMPLAR = pa.struct(
+    [
+        ("time_unix_nano", TIMESTAMP),
+        ("value", pa.float64()),
+        ("value_int", pa.int64()),
+        ("trace_id", pa.string()),
+        ("span_id", pa.string()),
+        ("filtered_attributes", pa.string()),
+    ]
+)
+_FLOATS = pa.list_(pa.float64())
+_COUNTS = pa.list_(pa.int64())
+OVERFLOW = "labels_overflow"
+MAX_COLUMN_NAME_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class FixedColumn:
+    """A column that every part of a metrics stream has, whatever it holds."""
+
+    name: str
+    type: pa.DataType
+    description: str
+
+
+METRIC_COLUMNS: tuple[FixedColumn, ...] = tuple(
+    FixedColumn(*row)
+    for row in (
+        ("p_timestamp", TIMESTAMP, "when rayotel received the point"),
+        ("time_unix_nano", TIMESTAMP, "the point's own time: event time"),
+        ("start_time_unix_nano", TIMESTAMP, "since when a sum counts; null where unknown"),
+        ("metric_name", pa.string(), "name of the metric"),
+        (
+            "metric_type",
+            pa.string(),
+            "gauge, sum, histogram, exponential_histogram or summary",
+        ),
+        ("metric_unit", pa.string(), "unit of the metric"),
+        ("metric_description", pa.string(), "description of the metric"),
+        ("metric_metadata", pa.string(), "metadata of the metric, JSON; null where none"),
+        ("data_point_value", pa.float64(), "value of a gauge or sum; null where none was recorded"),
+        ("data_point_value_int", pa.int64(), "the same, exact, where it was sent as an integer"),
+        ("data_point_flags", pa.int64(), "OTLP flags; bit 0: no value was recorded"),
+        ("aggregation_temporality", pa.string(), "cumulative, delta or unspecified, as sent"),
+        ("is_monotonic", pa.bool_(), "whether a sum only grows"),
+        ("data_point_count", pa.int64(), "observations in a histogram or summary"),
+        ("data_point_sum", pa.float64(), "their sum; null where not sent"),
+        ("data_point_min", pa.float64(), "the smallest; null where not sent"),
+        ("data_point_max", pa.float64(), "the largest; null where not sent"),
+        ("data_point_bucket_counts", _COUNTS, "observations per bucket, not cumulative"),
+        ("data_point_explicit_bounds", _FLOATS, "upper bounds of all buckets but the last"),
+        (
+            "data_point_buckets_repaired",
+            pa.bool_(),
+            "true: the counts were sent cumulative, against OTLP, and were differenced here",
+        ),
+        ("data_point_scale", pa.int64(), "scale of an exponential histogram"),
+        ("data_point_zero_count", pa.int64(), "observations in its zero bucket"),
+        ("data_point_zero_threshold", pa.float64(), "half width of its zero bucket"),
+        ("positive_offset", pa.int64(), "index of its first positive bucket"),
+        ("positive_bucket_count", _COUNTS, "observations per positive bucket"),
+        ("negative_offset", pa.int64(), "index of its first negative bucket"),
+        ("negative_bucket_count", _COUNTS, "observations per negative bucket"),
+        ("data_point_quantile_values_quantile", _FLOATS, "quantiles of a summary, 0 to 1"),
+        ("data_point_quantile_values_value", _FLOATS, "the values at these quantiles"),
+        ("data_point_exemplars", pa.list_(_EXEMPLAR), "example observations; null where none"),
+        ("series_id", pa.int64(), "stable id of stream, metric, scope, headers and attributes"),
+        ("scope_name", pa.string(), "name of the instrumentation scope"),
+        ("scope_version", pa.string(), "version of the instrumentation scope"),
+        ("scope_schema_url", pa.string(), "schema URL of the scope"),
+        ("scope_dropped_attributes_count", pa.int64(), "attributes the sender dropped"),
+        ("resource_schema_url", pa.string(), "schema URL of the resource"),
+        ("resource_dropped_attributes_count", pa.int64(), "attributes the sender dropped"),
+        ("resource_entity_refs", pa.string(), "entities of the resource, JSON; null where none"),
+        ("p_src_ip", pa.string(), "address of the sender"),
+        ("p_user_agent", pa.string(), "User-Agent of the sender"),
+        (OVERFLOW, pa.string(), "labels without a column of their own, JSON; null where none"),
+    )
+)
+
+METRIC_TYPES: dict[str, pa.DataType] = {column.name: column.type for column in METRIC_COLUMNS}
+_FIXED_NAMES = frozenset(METRIC_TYPES)
+_LABEL_PREFIXES = ("metric_", "resource_", "scope_", "data_point_", "header_", "p_")
+
+
+def label_column(prefix: str, key: str) -> str:
+    """Column of an attribute; `prefix` is `metric_`, `resource_` or `scope_`. Rule 1 above."""
+    plain = prefix + key
+    if plain.lower() in _FIXED_NAMES or key[:6].lower() == "label_":
+        return f"{prefix}label_{key}"
+    return plain
+
+
+def header_column(name: str) -> str:
+    """Column of the header `X-P-<name>`; `name` without the `X-P-`. Rule 1 above."""
+    plain = name.lower().replace("-", "_")
+    if plain in _FIXED_NAMES or plain.startswith(_LABEL_PREFIXES):
+        return f"header_{plain}"
+    return plain
+
+
+def fits_a_column(column: str) -> bool:
+    """Whether a label's name can be a column name at all. Rule 4 above."""
+    return 0 < len(column) <= MAX_COLUMN_NAME_CHARACTERS and column.isprintable()
+
+
+def origin(column: str) -> str:
+    """In words, what a column holds: for `rayotel streams NAME --schema`."""
+    for fixed in METRIC_COLUMNS:
+        if fixed.name == column:
+            return fixed.description
+    for prefix, what in (
+        ("metric_", "point attribute"),
+        ("resource_", "resource attribute"),
+        ("scope_", "scope attribute"),
+        ("header_", "header X-P-"),
+    ):
+        if column.startswith(prefix):
+            key = column.removeprefix(prefix)
+            escaped = key.removeprefix("label_")
+            joint = "" if prefix == "header_" else " "
+            return f"{what}{joint}{escaped if key != escaped else key}"
+    return f"header X-P-{column}"

@@ -1,0 +1,82 @@
+"""Where the bytes of a lake are: one small interface, and how to open it by URL.
+
+Two implementations stand beside this file: `storage_directory` and `storage_s3`. They make no
+decisions; every error that they let out is a `StorageError` whose class says whether to retry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from rayotel.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object as a listing shows it; `key` is relative to the lake."""
+
+    key: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class S3Access:
+    """What another client needs to read the same bucket. Never log it: it holds secrets."""
+
+    endpoint: str
+    region: str
+    key_id: str
+    secret: str
+    session_token: str
+
+    def __repr__(self) -> str:
+        return f"S3Access(endpoint={self.endpoint!r}, region={self.region!r})"
+
+
+class Storage(Protocol):
+    """Objects by key. Keys are relative, with `/` between their parts."""
+
+    @property
+    def url(self) -> str:
+        """The lake's address, without a slash at its end: an absolute directory or `s3://...`."""
+
+    def access(self) -> S3Access | None:
+        """What another client needs to read a bucket; None for a directory."""
+
+    def put(self, key: str, content: memoryview) -> None:
+        """Write an object whole and durably; afterwards it is there, or an error says otherwise."""
+
+    def read(self, key: str) -> bytes:
+        """All bytes of an object. Raises StorageMissing where there is none."""
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Every object whose key begins with `prefix`, in no promised order."""
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names directly below `prefix` (which ends with `/` or is empty) that have objects."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+def open_storage(url: str, *, s3_endpoint: str = "", s3_region: str = "") -> Storage:
+    """The storage at `url`: a directory's path or `s3://bucket/prefix`. Touches nothing yet."""
+    if "://" not in url:
+        from rayotel.lake.storage_directory import DirectoryStorage
+
+        return DirectoryStorage(url)
+    parts = urlsplit(url)
+    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+        raise UsageError(
+            "setting 'storage' is neither a directory nor s3://bucket/prefix",
+            hint="for example: --storage s3://my-bucket/rayotel",
+        )
+    from rayotel.lake.storage_s3 import S3Storage  # boto3 takes long to import
+
+    return S3Storage(parts.netloc, parts.path.strip("/"), endpoint=s3_endpoint, region=s3_region)

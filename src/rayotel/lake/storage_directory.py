@@ -1,0 +1,126 @@
+"""A lake in a local directory.
+
+An object becomes visible only when it is whole and durable: written to `.tmp/` inside the lake,
+fsynced, renamed to its place, and the directories on the way fsynced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from rayotel.errors import StorageDenied, StorageError, StorageMissing, StorageUnavailable
+from rayotel.lake.storage import StoredObject
+
+TEMPORARY = ".tmp"
+
+_BY_ERRNO: dict[int, type[StorageError]] = {
+    errno.ENOENT: StorageMissing,
+    errno.ENOTDIR: StorageMissing,
+    errno.EACCES: StorageDenied,
+    errno.EPERM: StorageDenied,
+    errno.EROFS: StorageDenied,
+}
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        kind = _BY_ERRNO.get(error.errno or 0, StorageUnavailable)
+        raise kind(f"cannot {what}: {error.strerror or error}") from error
+
+
+class DirectoryStorage:
+    """Objects as files below one directory, which need not exist before the first `put`."""
+
+    def __init__(self, path: str) -> None:
+        self._root = Path(path).absolute()
+
+    @property
+    def url(self) -> str:
+        """The absolute path of the directory."""
+        return str(self._root)
+
+    def access(self) -> None:
+        """A directory needs no credentials."""
+
+    def put(self, key: str, content: memoryview) -> None:
+        """Write, fsync, rename, fsync the directories."""
+        target = self._root / key
+        temporary = self._root / TEMPORARY / uuid.uuid4().hex
+        with _translated(f"write '{key}' in '{self._root}'"):
+            made = _make_directories(target.parent)
+            temporary.parent.mkdir(exist_ok=True)
+            try:
+                with temporary.open("xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            for directory in (target.parent, *made):
+                _sync_directory(directory)
+
+    def read(self, key: str) -> bytes:
+        """The file's content."""
+        with _translated(f"read '{key}' in '{self._root}'"):
+            return (self._root / key).read_bytes()
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Walk the directory that `prefix` names or begins in."""
+        start = self._root / prefix.rpartition("/")[0]
+        for directory, _, names in os.walk(start):
+            if Path(directory) == self._root / TEMPORARY:
+                continue
+            for name in names:
+                path = Path(directory) / name
+                key = path.relative_to(self._root).as_posix()
+                if not key.startswith(prefix):
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # removed since the walk saw it
+                    yield StoredObject(key, path.stat().st_size)
+
+    def folders(self, prefix: str) -> list[str]:
+        """Directories directly below."""
+        start = self._root / prefix
+        with _translated(f"list '{start}'"):
+            if not start.is_dir():
+                return []
+            return sorted(
+                entry.name for entry in start.iterdir() if entry.is_dir() and entry.name != TEMPORARY
+            )
+
+    def delete(self, key: str) -> None:
+        """Unlink the file; directories stay."""
+        with _translated(f"delete '{key}' in '{self._root}'"):
+            (self._root / key).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def _make_directories(path: Path) -> list[Path]:
+    """Make the directories up to `path`; returns the parents of new ones, which need an fsync."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        directory.mkdir(exist_ok=True)
+    return [directory.parent for directory in missing]
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,172 @@
+"""A lake in a bucket of any S3-compatible server, by boto3 with path-style addresses.
+
+The only module that knows boto3's errors: `_translated` turns each into the class that says
+whether a retry can help.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+
+from rayotel.errors import (
+    StorageDenied,
+    StorageError,
+    StorageMissing,
+    StorageUnavailable,
+    UsageError,
+)
+from rayotel.lake.storage import S3Access, StoredObject
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+CONNECT_TIMEOUT_SECONDS = 5
+READ_TIMEOUT_SECONDS = 30
+MAX_ATTEMPTS = 3
+_MISSING = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
+_DENIED = {
+    "AccessDenied", "403", "401", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch",
+    "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "AuthorizationHeaderMalformed",
+    "AllAccessDisabled", "AccountProblem",
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", "unknown"))
+        raise _class_of(code)(f"cannot {what}: the S3 server answered {code}") from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise StorageDenied(
+            f"cannot {what}: no S3 credentials",
+            hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an AWS profile",
+        ) from error
+    except BotoCoreError as error:
+        # its text can hold the endpoint and never a secret
+        raise StorageUnavailable(f"cannot {what}: {type(error).__name__}: {error}") from error
+
+
+def _class_of(code: str) -> type[StorageError]:
+    if code in _MISSING:
+        return StorageMissing
+    return StorageDenied if code in _DENIED else StorageUnavailable
+
+
+class S3Storage:
+    """Objects below `prefix` in `bucket`. `endpoint` is empty for AWS itself."""
+
+    def __init__(
+        self, bucket: str, prefix: str, *, endpoint: str = "", region: str = ""
+    ) -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._session = boto3.session.Session()
+        # servers without a notion of regions take any; AWS itself redirects to the right one
+        self._region = region or self._session.region_name or "us-east-1"
+        self._endpoint = endpoint
+        try:
+            self._client: S3Client = self._session.client(
+                "s3",
+                region_name=self._region,
+                endpoint_url=endpoint or None,
+                config=Config(
+                    connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                    read_timeout=READ_TIMEOUT_SECONDS,
+                    retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
+                    s3={"addressing_style": "path"},
+                    # newer checksums are unknown to several S3-compatible servers
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                ),
+            )
+        except (ValueError, BotoCoreError):
+            raise UsageError(
+                "setting 's3_endpoint' is not a URL", hint="for example: http://127.0.0.1:9000"
+            ) from None
+
+    @property
+    def url(self) -> str:
+        """`s3://bucket/prefix`."""
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    def access(self) -> S3Access:
+        """Endpoint, region and the credentials that boto3 found; raises StorageDenied if none."""
+        credentials = self._session.get_credentials()
+        if credentials is None:
+            raise StorageDenied(
+                f"no S3 credentials for '{self.url}'",
+                hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an AWS profile",
+            )
+        frozen = credentials.get_frozen_credentials()
+        return S3Access(
+            endpoint=self._endpoint,
+            region=self._region,
+            key_id=frozen.access_key or "",
+            secret=frozen.secret_key or "",
+            session_token=frozen.token or "",
+        )
+
+    def put(self, key: str, content: memoryview) -> None:
+        """One PUT, whole or not at all."""
+        with _translated(f"write '{key}' to '{self.url}'"):
+            self._client.put_object(
+                Bucket=self._bucket, Key=self._prefix + key, Body=bytes(content)
+            )
+
+    def read(self, key: str) -> bytes:
+        """One GET."""
+        with _translated(f"read '{key}' from '{self.url}'"):
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            return answer["Body"].read()
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Pages of up to 1,000 objects."""
+        for page in self._pages(prefix):
+            for item in page.get("Contents", ()):
+                yield StoredObject(item["Key"].removeprefix(self._prefix), item["Size"])
+
+    def folders(self, prefix: str) -> list[str]:
+        """Common prefixes up to the next `/`."""
+        start = self._prefix + prefix
+        return [
+            item["Prefix"].removeprefix(start).rstrip("/")
+            for page in self._pages(prefix, Delimiter="/")
+            for item in page.get("CommonPrefixes", ())
+        ]
+
+    def _pages(self, prefix: str, **more: str) -> Iterator[dict[str, Any]]:
+        token: dict[str, str] = {}
+        while True:
+            with _translated(f"list '{self.url}'"):
+                page: dict[str, Any] = self._client.list_objects_v2(  # type: ignore[assignment]
+                    Bucket=self._bucket,
+                    Prefix=self._prefix + prefix,
+                    **more,
+                    **token,  # type: ignore[arg-type]
+                )
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def delete(self, key: str) -> None:
+        """One DELETE; S3 says nothing about objects that are not there."""
+        with _translated(f"delete '{key}' in '{self.url}'"):
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
+    def close(self) -> None:
+        """Close the pool of connections."""
+        self._client.close()

@@ -1,0 +1,1 @@
+"""DuckDB over one snapshot of the catalog."""

@@ -1,0 +1,162 @@
+"""Results as people and programs read them: table, json, ndjson, csv, markdown, parquet.
+
+All but the table stream. Moments are ISO 8601 in UTC; doubles that JSON has no number for are the
+texts "NaN", "Infinity" and "-Infinity"; bytes are base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+MAX_TABLE_ROWS = 10_000
+Batches = Iterable[pa.RecordBatch]
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            return value.isoformat()
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, dict):
+        return {str(key): plain(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(member) for member in value]
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return f"{value.total_seconds():g} s" if isinstance(value, timedelta) else str(value)
+
+
+def text(value: Any) -> str:
+    """A value as a cell of text; nothing for null."""
+    value = plain(value)
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def short(value: Any) -> str:
+    """A value for a person's eye: moments without the T, doubles to six digits or whole."""
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).isoformat(sep=" ").replace("+00:00", "Z")
+    if isinstance(value, float) and math.isfinite(value):
+        if value == int(value) and abs(value) < 1e15:
+            return str(int(value))
+        return f"{value:.2f}" if 0.1 <= abs(value) < 1e15 else f"{value:.3g}"
+    return text(value)
+
+
+def rows(batches: Batches) -> Iterator[list[Any]]:
+    """All rows as lists of Python values."""
+    for batch in batches:
+        columns = [batch.column(i).to_pylist() for i in range(batch.num_columns)]
+        yield from map(list, zip(*columns, strict=True))
+
+
+def write_json(schema: pa.Schema, batches: Batches, out: IO[bytes]) -> None:
+    """One array of objects, an object a line."""
+    separator = b"["
+    for row in _objects(schema, batches):
+        out.write(separator + b"\n  " + row)
+        separator = b","
+    out.write(b"[]\n" if separator == b"[" else b"\n]\n")
+
+
+def write_ndjson(schema: pa.Schema, batches: Batches, out: IO[bytes]) -> None:
+    """An object a line."""
+    for row in _objects(schema, batches):
+        out.write(row + b"\n")
+
+
+def _objects(schema: pa.Schema, batches: Batches) -> Iterator[bytes]:
+    names = unique_names(schema)
+    for row in rows(batches):
+        members = dict(zip(names, map(plain, row), strict=True))
+        yield json.dumps(members, ensure_ascii=False).encode()
+
+
+def unique_names(schema: pa.Schema) -> list[str]:
+    """Column names; a second one of the same name gets `_1`, as two cannot be in one object."""
+    seen: dict[str, int] = {}
+    names = []
+    for name in schema.names:
+        count = seen.get(name, 0)
+        seen[name] = count + 1
+        names.append(f"{name}_{count}" if count else name)
+    return names
+
+
+def write_csv(schema: pa.Schema, batches: Batches, out: IO[bytes]) -> None:
+    """RFC 4180 with a header line."""
+    for lines in _csv_lines(schema, batches):
+        out.write(lines.encode())
+
+
+def _csv_lines(schema: pa.Schema, batches: Batches) -> Iterator[str]:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\r\n")
+    writer.writerow(schema.names)
+    for row in rows(batches):
+        writer.writerow([text(value) for value in row])
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+    yield buffer.getvalue()
+
+
+def write_markdown(schema: pa.Schema, batches: Batches, out: IO[bytes]) -> None:
+    """A table of GitHub's Markdown."""
+    lines = [[_cell(name) for name in schema.names], ["---"] * len(schema.names)]
+    for line in lines:
+        out.write(_markdown_line(line))
+    for row in rows(batches):
+        out.write(_markdown_line([_cell(short(value)) for value in row]))
+
+
+def _cell(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "<br>")
+
+
+def _markdown_line(cells: list[str]) -> bytes:
+    return f"| {' | '.join(cells)} |\n".encode()
+
+
+def write_parquet(schema: pa.Schema, batches: Batches, out: IO[bytes]) -> None:
+    """One Parquet file, zstd."""
+    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+Writer = Callable[[pa.Schema, Batches, IO[bytes]], None]
+STREAMING: dict[str, Writer] = {
+    "json": write_json,
+    "ndjson": write_ndjson,
+    "csv": write_csv,
+    "markdown": write_markdown,
+    "parquet": write_parquet,
+}
+NAMES = ("table", *STREAMING)

@@ -1,0 +1,302 @@
+"""A DuckDB session over one snapshot of the lake.
+
+One session, one DuckDB instance, one listing: what is committed later is seen by the next session.
+Unless it is unlocked, a session can read the parts that it listed and nothing else, cannot write,
+cannot change its settings, and is bounded in memory, threads and time. The only module that
+translates DuckDB's errors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import duckdb
+import pyarrow as pa
+
+from rayotel.errors import QueryError
+from rayotel.lake import catalog
+from rayotel.lake.layout import Part
+from rayotel.lake.storage import S3Access, Storage
+from rayotel.model import TimeRange
+from rayotel.query import dialect, guard, views
+from rayotel.query.extension import load_httpfs
+
+ROWS_PER_BATCH = 8192
+MAX_SPILL_TIMES_MEMORY = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one query. `threads` 0: one per core."""
+
+    memory_bytes: int
+    threads: int
+    timeout_seconds: float
+
+
+class Session:
+    """Views over a lake. Use with `with`; not for several threads at once."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        range_: TimeRange,
+        limits: Limits,
+        *,
+        mentioned_in: str | None = None,
+        unlocked: bool = False,
+    ) -> None:
+        """`mentioned_in`: SQL; only the streams that it could name are listed."""
+        self._storage = storage
+        self._range = range_
+        self._limits = limits
+        self._mentioned_in = mentioned_in
+        self._unlocked = unlocked
+        self._spill_directory: str | None = None
+        self._connection: duckdb.DuckDBPyConnection | None = None
+
+    def __enter__(self) -> Session:
+        try:
+            with _translated():
+                self._open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of DuckDB and of what it spilled. Idempotent."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._spill_directory is not None:
+            shutil.rmtree(self._spill_directory, ignore_errors=True)
+            self._spill_directory = None
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The open connection."""
+        if self._connection is None:
+            raise QueryError("the session is not open")
+        return self._connection
+
+    def _open(self) -> None:
+        names = _mentioned(catalog.streams(self._storage), self._mentioned_in)
+        found = {name: catalog.parts(self._storage, name, self._range) for name in names}
+        # the columns of a stream that has nothing in the range are those of its newest part
+        models = {name: self._newest(name) for name, parts in found.items() if not parts}
+        connection = self._connection = duckdb.connect(
+            config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+        )
+        urls = self._prepare(connection, [*found.values(), *models.values()])
+        taken: set[str] = set()
+        for name, parts in found.items():
+            if name.lower() not in taken:  # SQL does not tell names apart by case
+                taken.add(name.lower())
+                self._create_view(name, parts or models[name], is_empty=not parts)
+        if not self._unlocked:
+            files = ", ".join(views.literal(url) for url in urls)
+            connection.execute(f"SET allowed_paths = [{files}]")
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+
+    def _newest(self, stream: str) -> list[Part]:
+        return catalog.parts(self._storage, stream)[-1:]
+
+    def _prepare(
+        self, connection: duckdb.DuckDBPyConnection, parts: list[list[Part]]
+    ) -> list[str]:
+        """Limits, time zone and access to S3; returns the address of every part."""
+        access = self._storage.access()
+        if access is not None:
+            load_httpfs(connection)
+            connection.execute(_secret(self._storage.url, access))
+        limits = self._limits
+        self._spill_directory = tempfile.mkdtemp(prefix="rayotel-query-")
+        settings = {
+            "TimeZone": "UTC",
+            "memory_limit": f"{limits.memory_bytes}B",
+            "temp_directory": self._spill_directory,
+            "max_temp_directory_size": f"{limits.memory_bytes * MAX_SPILL_TIMES_MEMORY}B",
+            "python_enable_replacements": "false",
+        }
+        if limits.threads:
+            settings["threads"] = str(limits.threads)
+        for name, value in settings.items():
+            connection.execute(f"SET {name} = {views.literal(value)}")
+        return [self._url(part) for group in parts for part in group]
+
+    def _url(self, part: Part) -> str:
+        return f"{self._storage.url}/{part.name.key}"
+
+    def _create_view(self, stream: str, parts: list[Part], *, is_empty: bool) -> None:
+        connection = self.connection
+        columns = views.empty_columns()
+        none = ", ".join(f"NULL::{kind} AS {views.quoted(name)}" for name, kind in columns)
+        source = f"(SELECT {none} WHERE false)"
+        if parts:
+            source = views.parts_scan([self._url(part) for part in parts])
+            rows = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
+            columns = [(row[0], row[1]) for row in rows]
+        if parts and is_empty:
+            source = f"(SELECT * FROM {source} WHERE false)"
+        connection.execute(views.metrics_view(stream, columns, source, self._range))
+
+    def run(self, sql: str, parameters: Mapping[str, object] | None = None) -> Result:
+        """Run one question. Raises QueryError; the result streams and must be closed."""
+        connection = self.connection
+        with _translated():
+            ready = self._parsed(sql)
+            timer = threading.Timer(self._limits.timeout_seconds, connection.interrupt)
+            timer.daemon = True
+            timer.start()
+            try:
+                return Result(self._reader(ready, parameters), timer, self._limits)
+            except BaseException as error:
+                timer.cancel()
+                if isinstance(error, duckdb.InterruptException):
+                    raise _timed_out(self._limits) from None
+                raise
+
+    def _parsed(self, sql: str) -> str:
+        """The SQL, its aliases quoted where DuckDB needs that; refused where it may not run."""
+        try:
+            self._check(sql)
+        except duckdb.ParserException:
+            repaired = dialect.quote_reserved_aliases(sql, self._reserved_words())
+            if repaired == sql:
+                raise
+            try:
+                self._check(repaired)
+            except duckdb.ParserException:
+                pass
+            else:
+                return repaired
+            raise
+        return sql
+
+    def _check(self, sql: str) -> None:
+        if self._unlocked:
+            self.connection.extract_statements(sql)
+        else:
+            guard.check(self.connection, sql)
+
+    def _reserved_words(self) -> frozenset[str]:
+        rows = self.connection.execute(
+            "SELECT keyword_name FROM duckdb_keywords()"
+            " WHERE keyword_category IN ('reserved', 'type_function')"
+        ).fetchall()
+        return frozenset(row[0] for row in rows)
+
+    def _reader(
+        self, sql: str, parameters: Mapping[str, object] | None
+    ) -> pa.RecordBatchReader:
+        relation = self.connection.sql(sql, params=dict(parameters or {}))
+        if relation is None:  # a statement without rows, in an unlocked session
+            return pa.RecordBatchReader.from_batches(pa.schema([]), [])
+        reader: pa.RecordBatchReader = relation.to_arrow_reader(ROWS_PER_BATCH)
+        return reader
+
+
+class Result:
+    """Rows of a query as Arrow batches, within the query's time."""
+
+    def __init__(
+        self, reader: pa.RecordBatchReader, timer: threading.Timer, limits: Limits
+    ) -> None:
+        self._reader = reader
+        self._timer = timer
+        self._limits = limits
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the columns."""
+        return self._reader.schema
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows, in order. Raises QueryError for what goes wrong on the way."""
+        try:
+            with _translated():
+                yield from self._reader
+        except OSError as error:  # how Arrow passes on an interrupt or an error of DuckDB
+            if "INTERRUPT" in str(error):
+                raise _timed_out(self._limits) from None
+            raise QueryError(str(error)) from None
+        finally:
+            self._timer.cancel()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows as dictionaries; for small results."""
+        return [row for batch in self.batches() for row in batch.to_pylist()]
+
+
+def _mentioned(streams: list[str], sql: str | None) -> list[str]:
+    """The streams that SQL could name; all, where it names none: it may ask which there are."""
+    folded = (sql or "").lower()
+    return [name for name in streams if name.lower() in folded] or streams
+
+
+def _secret(url: str, access: S3Access) -> str:
+    """CREATE SECRET for the lake's own prefix; nothing outside it gets these credentials."""
+    endpoint = urlsplit(access.endpoint)
+    options = {
+        "KEY_ID": access.key_id,
+        "SECRET": access.secret,
+        "SESSION_TOKEN": access.session_token,
+        "REGION": access.region,
+        "ENDPOINT": endpoint.netloc,
+        "SCOPE": url + "/",
+    }
+    given = [f"{name} {views.literal(value)}" for name, value in options.items() if value]
+    if endpoint.netloc:
+        given += ["URL_STYLE 'path'", f"USE_SSL {str(endpoint.scheme == 'https').lower()}"]
+    return f"CREATE SECRET lake (TYPE s3, PROVIDER config, {', '.join(given)})"
+
+
+def _timed_out(limits: Limits) -> QueryError:
+    return QueryError(
+        f"the query ran longer than {limits.timeout_seconds:g} seconds",
+        hint="narrow the time range with --since, or raise RAYOTEL_QUERY_TIMEOUT_SECONDS",
+    )
+
+
+_HINTS: tuple[tuple[type[duckdb.Error], str], ...] = (
+    (
+        duckdb.PermissionException,
+        "a session only reads its lake; --unlocked gives all of DuckDB on your own machine",
+    ),
+    (
+        duckdb.OutOfMemoryException,
+        "narrow the time range with --since, or raise RAYOTEL_QUERY_MEMORY_BYTES",
+    ),
+    (
+        duckdb.HTTPException,
+        "is the storage reachable, and are the credentials right? see RAYOTEL_S3_ENDPOINT, AWS_*",
+    ),
+    (duckdb.CatalogException, "'rayotel streams' lists the streams, each a table of its name"),
+)
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        hint = next((text for kind, text in _HINTS if isinstance(error, kind)), None)
+        raise QueryError(str(error).strip(), hint=hint) from None

@@ -1,0 +1,209 @@
+"""Recorded traffic, posted as the real client did.
+
+A recording is a directory: `requests.ndjson` has a request a line, in order of arrival (`t`: seconds
+since the first, `path`, `headers`, `offset` and `length` of the body), `bodies.bin.xz` all bodies one
+after another, xz-compressed as a whole. Where a line says `"stored": "identity"`, the body is kept
+without its Content-Encoding, which makes a recording a fifth of the size, and is encoded again before
+it is sent; with gzip's default level that gives the bytes that Fluent Bit sent.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
+
+from rayotel.errors import RayotelError, UsageError
+from rayotel.model import NANOSECONDS_PER_SECOND
+
+MAX_RETRIES = 20
+REQUEST_TIMEOUT_SECONDS = 30.0
+LONGEST_RETRY_PAUSE_SECONDS = 30.0
+GZIP_WINDOW_BITS = 31
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRequest:
+    """One request. `body` without Content-Encoding if `is_stored_plain`; `at`: seconds."""
+
+    at: float
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    is_stored_plain: bool
+
+    @property
+    def encoding(self) -> str:
+        """The Content-Encoding of the request as it was sent."""
+        return next((v for name, v in self.headers if name.lower() == "content-encoding"), "")
+
+    def plain_body(self) -> bytes:
+        """The body without Content-Encoding."""
+        if self.is_stored_plain or not self.encoding:
+            return self.body
+        return gzip.decompress(self.body)
+
+    def sent_body(self, shift_nano: int = 0) -> bytes:
+        """The body as sent; its data points' times moved by `shift_nano`."""
+        if not shift_nano and not self.is_stored_plain:
+            return self.body
+        plain = self.plain_body()
+        if shift_nano and self.path == "/v1/metrics":
+            plain = _shifted(plain, shift_nano)
+        if self.encoding != "gzip":
+            return plain
+        codec = zlib.compressobj(6, zlib.DEFLATED, GZIP_WINDOW_BITS)
+        return codec.compress(plain) + codec.flush()
+
+
+def _shifted(body: bytes, shift_nano: int) -> bytes:
+    request = ExportMetricsServiceRequest.FromString(body)
+    for resource in request.resource_metrics:
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                kind = metric.WhichOneof("data")
+                for point in getattr(metric, kind).data_points if kind else ():
+                    point.time_unix_nano += shift_nano
+                    if point.start_time_unix_nano:
+                        point.start_time_unix_nano += shift_nano
+    return request.SerializeToString()
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """The requests of one directory, in order."""
+
+    requests: tuple[RecordedRequest, ...]
+
+    @property
+    def last_event_unix_nano(self) -> int:
+        """The latest time of any data point of the last metrics request; 0 where there is none."""
+        for one in reversed(self.requests):
+            if one.path == "/v1/metrics":
+                return _latest(one.plain_body())
+        return 0
+
+
+def _latest(body: bytes) -> int:
+    request = ExportMetricsServiceRequest.FromString(body)
+    return max(
+        (
+            point.time_unix_nano
+            for resource in request.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if (kind := metric.WhichOneof("data"))
+            for point in getattr(metric, kind).data_points
+        ),
+        default=0,
+    )
+
+
+def load(directory: Path) -> Recording:
+    """Read a recording. Raises UsageError for a directory that is none."""
+    try:
+        bodies = lzma.decompress((directory / "bodies.bin.xz").read_bytes())
+        lines = (directory / "requests.ndjson").read_text("utf-8").splitlines()
+        return Recording(tuple(_requests(lines, bodies)))
+    except (OSError, lzma.LZMAError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"'{directory}' is not a recording: {type(error).__name__}: {error}",
+            hint="a recording has requests.ndjson and bodies.bin.xz",
+        ) from None
+
+
+def _requests(lines: list[str], bodies: bytes) -> Iterator[RecordedRequest]:
+    for line in lines:
+        fields: dict[str, Any] = json.loads(line)
+        start, length = fields["offset"], fields["length"]
+        if not 0 <= start <= start + length <= len(bodies):
+            raise ValueError(f"request {fields.get('n')} lies outside the bodies")
+        yield RecordedRequest(
+            at=float(fields["t"]),
+            path=str(fields["path"]),
+            headers=tuple((str(name), str(value)) for name, value in fields["headers"]),
+            body=bodies[start : start + length],
+            is_stored_plain=fields.get("stored") == "identity",
+        )
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a replay: answers by path and status, and how often was tried again."""
+
+    answers: Counter[tuple[str, int]] = field(default_factory=Counter)
+    retries: int = 0
+    seconds: float = 0.0
+
+
+def post(
+    recording: Recording,
+    url: str,
+    *,
+    speed: float | None,
+    shift_nano: int = 0,
+    credentials: tuple[str, str] | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Outcome:
+    """Post all requests in order. `speed` 1: as recorded, 2: twice as fast, None: without pauses.
+
+    408, 429, 503 and broken connections are tried again, as Fluent Bit does; after MAX_RETRIES in a
+    row RayotelError is raised.
+    """
+    outcome = Outcome()
+    started = time.monotonic()
+    with httpx.Client(
+        base_url=url, timeout=REQUEST_TIMEOUT_SECONDS, auth=credentials, trust_env=False
+    ) as client:
+        for number, request in enumerate(recording.requests):
+            if speed is not None:
+                time.sleep(max(0.0, started + request.at / speed - time.monotonic()))
+            status = _post_one(client, request, shift_nano, outcome)
+            outcome.answers[request.path, status] += 1
+            progress(number + 1)
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def _post_one(
+    client: httpx.Client, request: RecordedRequest, shift_nano: int, outcome: Outcome
+) -> int:
+    body = request.sent_body(shift_nano)
+    failure = ""
+    for attempt in range(MAX_RETRIES):
+        pause = min(0.1 * 2**attempt, LONGEST_RETRY_PAUSE_SECONDS)
+        try:
+            answer = client.post(request.path, content=body, headers=list(request.headers))
+        except httpx.TransportError as error:
+            failure = f"{type(error).__name__}: {error}"
+        else:
+            if answer.status_code not in (408, 429, 502, 503, 504):
+                return answer.status_code
+            failure = f"status {answer.status_code}"
+            asked = answer.headers.get("retry-after", "")
+            pause = min(float(asked), LONGEST_RETRY_PAUSE_SECONDS) if asked.isdigit() else pause
+        outcome.retries += 1
+        time.sleep(pause)
+    raise RayotelError(
+        f"gave up after {MAX_RETRIES} tries: {failure}", hint="is the server at --url running?"
+    )
+
+
+def shift_to_now(recording: Recording) -> int:
+    """Nanoseconds by which to move a recording so that it ends now, in whole seconds."""
+    last = recording.last_event_unix_nano
+    if not last:
+        raise UsageError("the recording has no metrics to shift")
+    return (time.time_ns() - last) // NANOSECONDS_PER_SECOND * NANOSECONDS_PER_SECOND
