@@ -27,12 +27,13 @@ import venv
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 ONE_SHOT = "answers"
+MARK = "RUN_OF_STACK"  # a variable that every process of a run carries
 
 START_SECONDS = 180.0
 STOP_SECONDS = 60.0
@@ -72,20 +73,13 @@ class Service:
     """One service of the compose file, with its variables filled in."""
 
     name: str
-    image: str
+    repository: str  # of its image
+    tag: str
     argv: list[str]
     environment: dict[str, str]
     mounts: dict[str, str]  # path in the container -> file or volume
     healthcheck: list[str]
     after: list[str]
-
-    @property
-    def repository(self) -> str:
-        return self.image.rpartition(":")[0]
-
-    @property
-    def tag(self) -> str:
-        return self.image.rpartition(":")[2]
 
 
 def interpolate(value: Any, variables: Mapping[str, str]) -> Any:
@@ -125,18 +119,15 @@ def read_services(text: str, variables: Mapping[str, str]) -> dict[str, Service]
     """Read the services of a compose file whose commands are lists and environments maps."""
     services = {}
     for name, raw in interpolate(yaml.safe_load(text)["services"], variables).items():
-        repository = raw["image"].rpartition(":")[0]
-        entrypoint = raw.get("entrypoint", ENTRYPOINTS[repository])
-        mounts = {}
-        for mount in raw.get("volumes", []):
-            source, target = mount.split(":")[:2]
-            mounts[target] = source
+        repository, _, tag = raw["image"].rpartition(":")
+        mounts = (mount.split(":") for mount in raw.get("volumes", []))
         services[name] = Service(
             name=name,
-            image=raw["image"],
-            argv=[*entrypoint, *raw.get("command", [])],
+            repository=repository,
+            tag=tag,
+            argv=[*raw.get("entrypoint", ENTRYPOINTS[repository]), *raw.get("command", [])],
             environment={key: str(value) for key, value in raw.get("environment", {}).items()},
-            mounts=mounts,
+            mounts={target: source for source, target, *_ in mounts},
             healthcheck=raw.get("healthcheck", {}).get("test", []),
             after=list(raw.get("depends_on", {})),
         )
@@ -225,10 +216,10 @@ def free_ports() -> Iterator[int]:
 
 @dataclass
 class Processes:
-    """The processes of one run; all carry a mark, so that none is forgotten at the end."""
+    """The processes of one run; by their mark none of them is forgotten at the end."""
 
     directory: Path
-    mark: str = field(default_factory=lambda: f"RUN_OF_STACK={uuid.uuid4().hex}")
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def log(self, name: str) -> Path:
@@ -244,11 +235,10 @@ class Processes:
     ) -> subprocess.Popen[bytes]:
         workplace = self.directory / name
         workplace.mkdir(exist_ok=True)
-        key, _, value = self.mark.partition("=")
         try:
             return subprocess.Popen(
                 argv,
-                env={**environment, key: value},
+                env={**environment, MARK: self.mark},
                 cwd=workplace,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -263,10 +253,8 @@ class Processes:
         for name, process in self.started.items():
             if process.poll() is not None:
                 tail = self.log(name).read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-                raise StackError(
-                    f"{name} ended with status {process.returncode}",
-                    "\n".join(["the end of its log:", *tail]),
-                )
+                hint = "\n".join(["the end of its log:", *tail])
+                raise StackError(f"{name} ended with status {process.returncode}", hint)
 
     def stop(self) -> None:
         """End the services in reverse order, then whatever of this run is still there."""
@@ -290,7 +278,7 @@ class Processes:
 
     def left(self) -> list[int]:
         """Find the living processes of this run: Ray starts many that are no child of ours."""
-        wanted = self.mark.encode()
+        wanted = f"{MARK}={self.mark}".encode()
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -347,10 +335,8 @@ class Stack:
         while not healthy():
             self.processes.check()
             if time.monotonic() > deadline:
-                raise StackError(
-                    f"{service.name} is not healthy after {START_SECONDS:.0f} seconds",
-                    f"run with --keep and read {self.processes.log(service.name).name}",
-                )
+                hint = f"run with --keep and read {self.processes.log(service.name).name}"
+                raise StackError(f"{service.name} did not become healthy", hint)
             time.sleep(0.5)
 
     def health_of(self, service: Service) -> Callable[[], bool]:
@@ -373,8 +359,7 @@ class Stack:
 
     def print_answers(self, service: Service) -> int:
         """Run the one-shot service in the foreground while the others are watched."""
-        environment = self.environment(service)
-        process = self.processes.popen(service.name, self.argv(service), environment)
+        process = self.processes.popen(service.name, self.argv(service), self.environment(service))
         try:
             while process.poll() is None:
                 self.processes.check()
@@ -393,8 +378,8 @@ def listens(port: int) -> bool:
 
 def answers(url: str) -> bool:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with contextlib.suppress(OSError), opener.open(url, timeout=4) as response:
-        return bool(response.status == 200)
+    with contextlib.suppress(OSError), opener.open(url, timeout=4):
+        return True  # every other status than 2xx raises
     return False
 
 
@@ -405,10 +390,9 @@ def find_program(name: str, given: Path | None, hint: str, *more: Path) -> Path:
             return given.absolute()
         raise StackError(f'"{given}" is no program', hint)
     places = [str(ROOT / ".venv" / "bin"), os.environ.get("PATH", os.defpath), *map(str, more)]
-    found = shutil.which(name, path=os.pathsep.join(places))
-    if found is None:
-        raise StackError(f"{name} was not found", hint)
-    return Path(found).absolute()
+    if found := shutil.which(name, path=os.pathsep.join(places)):
+        return Path(found).absolute()
+    raise StackError(f"{name} was not found", hint)
 
 
 def ray_version(python: Path) -> str:
@@ -442,10 +426,6 @@ def find_ray(given: Path | None, wanted: str) -> Path:
 
 def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def interrupt(number: int, _frame: object) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -499,7 +479,7 @@ def run(arguments: argparse.Namespace, directory: Path) -> int:
 
 def main() -> int:
     arguments = parse_arguments()
-    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     directory = Path(tempfile.mkdtemp(prefix="rayotel-stack-"))
     try:
         return run(arguments, directory)
@@ -508,7 +488,7 @@ def main() -> int:
         say(f"hint: {error.hint}")
         return 1
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT
     finally:
         if arguments.keep:
             say(f"logs and data: {directory}")

@@ -1,44 +1,408 @@
-"""The `rayotel` command."""
+"""The `rayotel` command: options in, exit codes out; the work is done elsewhere.
+
+Data goes to standard output, words to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage.
+Heavy modules are imported by the commands that need them, so that the others start fast.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from rayotel import __version__, config
-from rayotel.errors import RayotelError
+from rayotel.errors import RayotelError, UsageError
 
-data_dir_option = click.option("--data-dir", metavar="DIR")
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from rayotel.config import Settings
+    from rayotel.lake.storage import Storage
+    from rayotel.model import TimeRange
+    from rayotel.query.session import Limits
+
+FORMATS = ("table", "json", "ndjson", "csv", "markdown", "parquet")
+Command = TypeVar("Command", bound=Callable[..., None])
 
 
-@click.group()
+def _options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def apply(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+_DATA_DIR = click.option(
+    "--data-dir", metavar="DIR", help="Directory of the log and, by default, of the lake."
+)
+_STORAGE = click.option(
+    "--storage", metavar="URL", help="The lake: a directory or s3://bucket/prefix."
+)
+_lake_options = _options(_DATA_DIR, _STORAGE)
+_range_options = _options(
+    click.option("--since", metavar="DURATION", help="Only the last 90s, 15m, 1h30m, 2d, 1w."),
+    click.option("--from", "from_", metavar="TIME", help="Only from this event time (ISO 8601)."),
+    click.option("--to", metavar="TIME", help="Only before this event time (ISO 8601 or now)."),
+)
+_output_options = _options(
+    click.option(
+        "--format",
+        "format_",
+        type=click.Choice(FORMATS),
+        default="table",
+        show_default=True,
+        help="How to write the rows.",
+    ),
+    click.option("--output", metavar="FILE", help="Write to this file, whole or not at all."),
+)
+
+
+def _settings_epilog() -> str:
+    lines = [
+        "\b",
+        "Settings, each also RAYOTEL_<NAME> in the environment and NAME in rayotel.toml:",
+    ]
+    for name, default, description in config.descriptions():
+        lines.append(f"  {name} (default {default})")
+        lines.append(f"      {description}")
+    return "\n".join(lines)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="rayotel")
 def cli() -> None:
-    """x"""
+    """Keep the history of Ray clusters and answer questions about them.
+
+    OTLP from Fluent Bit in, open Parquet on your own storage, answers in SQL.
+    """
+
+
+@cli.command(epilog=_settings_epilog())
+@click.option("--host", metavar="HOST", help="Address to listen on.")
+@click.option("--port", type=int, metavar="PORT", help="Port to listen on.")
+@_lake_options
+@click.option(
+    "--commit-interval-seconds", type=float, metavar="N",
+    help="How long points wait in the log before they become Parquet.",
+)  # fmt: skip
+@click.option(
+    "--insecure", is_flag=True, default=None,
+    help="Allow listening beyond loopback without credentials.",
+)  # fmt: skip
+def serve(**flags: Any) -> None:
+    """Receive OTLP over HTTP and store it, until SIGTERM.
+
+    POST /v1/metrics takes OTLP metrics (protobuf or JSON; plain, gzip, zstd or deflate). The header
+    X-P-Stream names the stream; without it the stream is raymetrics. Every other X-P-* header
+    becomes a column. An answer of 200 means: on disk, never lost.
+    """
+    from rayotel import app
+
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    sys.exit(app.serve(config.load(flags), _say))
+
+
+class _SqlCommand(click.Command):
+    """A command whose argument may begin with `--`: SQL that opens with a comment is no option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put such an argument behind `--`, where click takes nothing for an option."""
+        sql = [arg for arg in args if arg.startswith("--") and arg[2:3].isspace()]
+        if sql and "--" not in args:
+            args = [*(arg for arg in args if arg not in sql), "--", *sql]
+        return super().parse_args(ctx, args)
+
+
+@cli.command(cls=_SqlCommand)
+@click.argument("sql", required=False)
+@click.option("--file", "file", metavar="FILE", help="Read the SQL from a file.")
+@click.option("--name", metavar="QUERY", help="Ask a shipped question; see rayotel queries.")
+@click.option(
+    "--param", "params", multiple=True, metavar="NAME=VALUE",
+    help="Value of a parameter, $NAME in the SQL. May be given again.",
+)  # fmt: skip
+@_range_options
+@_output_options
+@click.option(
+    "--unlocked", is_flag=True, help="Give the SQL all of DuckDB: files, writes, settings."
+)
+@_lake_options
+def query(
+    sql: str | None,
+    file: str | None,
+    name: str | None,
+    params: tuple[str, ...],
+    since: str | None,
+    from_: str | None,
+    to: str | None,
+    format_: str,
+    output: str | None,
+    unlocked: bool,
+    **lake: Any,
+) -> None:
+    """Ask a question in SQL. Every stream is a table of its name.
+
+    The SQL comes from the argument, a file, a shipped question or, with - or nothing, standard
+    input. It is DuckDB's SQL; it can read the lake and nothing else.
+
+    \b
+    rayotel query --name node-cpu --since 1h
+    rayotel query "SELECT count(*) FROM raymetrics" --format json
+    """
+    from rayotel.query.session import Session
+
+    text, parameters = _question(sql, file, name, _pairs(params))
+    storage, limits, range_ = _open_lake(lake, since, from_, to)
+    with Session(storage, range_, limits, mentioned_in=text, unlocked=unlocked) as session:
+        result = session.run(text, parameters)
+        _write(result.schema, result.batches(), format_, output)
 
 
 @cli.command()
-@click.option("--host")
-@click.option("--port", type=int)
-@click.option("--data-dir")
-@click.option("--storage")
-@click.option("--commit-interval-seconds", type=float)
-@click.option("--insecure", is_flag=True, default=None)
-def serve(**flags: Any) -> None:
-    from rayotel import app
+@click.argument("name", required=False)
+def queries(name: str | None) -> None:
+    """List the shipped questions, or show one with its parameters, columns and SQL."""
+    from rayotel.query import shipped
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    sys.exit(app.serve(config.load(flags), lambda t: click.echo(t, err=True)))
+    if name is not None:
+        click.echo(shipped.find(name).sql, nl=False)
+        return
+    found = shipped.all_queries()
+    width = max(len(one.name) for one in found)
+    for one in found:
+        click.echo(f"{one.name.ljust(width)}  {one.question}")
+    _say("ask one with: rayotel query --name NAME --since 1h")
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--schema", is_flag=True, help="Show the columns of stream NAME and their origin.")
+@_range_options
+@_output_options
+@_lake_options
+def streams(
+    name: str | None,
+    schema: bool,
+    since: str | None,
+    from_: str | None,
+    to: str | None,
+    format_: str,
+    output: str | None,
+    **lake: Any,
+) -> None:
+    """Show each stream's rows, bytes, files, first and last event, and lag; or one's columns."""
+    import pyarrow as pa
+
+    from rayotel.query import overview
+
+    if schema and name is None:
+        raise UsageError("--schema needs the name of a stream")
+    storage, limits, range_ = _open_lake(lake, since, from_, to)
+    if schema and name is not None:
+        names = ("column", "type", "holds")
+        found = overview.columns(storage, name, range_, limits)
+        table = pa.table([list(column) for column in zip(*found, strict=True)], names=names)
+    else:
+        table = overview.table(overview.streams(storage, range_, limits, only=name))
+    _write(table.schema, table.to_batches(), format_, output)
+    if not table.num_rows:
+        _say(f"no streams in '{storage.url}' in this time range")
+
+
+@cli.command()
+@click.argument("directory")
+@click.option(
+    "--url", default="http://127.0.0.1:8000", show_default=True, help="Where the server is."
+)
+@click.option(
+    "--speed", default="1", show_default=True, metavar="X",
+    help="1: as recorded; 10: ten times as fast; max: without pauses.",
+)  # fmt: skip
+@click.option(
+    "--shift-to", type=click.Choice(["now"]), help="Move the points' times so that they end now."
+)
+def replay(directory: str, url: str, speed: str, shift_to: str | None) -> None:
+    """Post recorded traffic as the real client did.
+
+    Credentials are those of the settings username and password.
+    """
+    from rayotel import replay as replaying
+
+    factor = _speed(speed)
+    recording = replaying.load(Path(directory))
+    settings = config.load()
+    shift = replaying.shift_to_now(recording) if shift_to else 0
+    credentials = (settings.username, settings.password) if settings.has_credentials else None
+    with _progress("posting", len(recording.requests)) as progress:
+        outcome = replaying.post(
+            recording, url, speed=factor, shift_nano=shift, credentials=credentials,
+            progress=progress,
+        )  # fmt: skip
+    for (path, status), count in sorted(outcome.answers.items()):
+        _say(f"{path}: {count} answered {status}")
+    _say(f"{outcome.seconds:.1f} s, {outcome.retries} tries again")
+    if any(status >= 400 for _, status in outcome.answers):
+        raise RayotelError("some requests were refused", hint="see the server's log")
+
+
+@cli.command()
+def demo() -> None:
+    """See it work: replay a recorded Ray cluster and ask the shipped questions.
+
+    Needs no Docker, no cloud and no Ray. Everything happens in a temporary directory.
+    """
+    from rayotel import demo as demonstration
+
+    with _progress("replaying", demonstration.request_count()) as progress:
+        steps = demonstration.run(progress)
+    for line in steps:
+        click.echo(line)
+
+
+def _say(words: str) -> None:
+    click.echo(words, err=True)
+
+
+def _pairs(params: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for param in params:
+        name, equals, value = param.partition("=")
+        if not equals or not name:
+            raise UsageError(f"'{param[:40]}' is not NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def _question(
+    sql: str | None, file: str | None, name: str | None, params: Mapping[str, str]
+) -> tuple[str, Mapping[str, str]]:
+    """The SQL and its parameters, from the one source that was given."""
+    if sum(one is not None for one in (sql, file, name)) > 1:
+        raise UsageError("give SQL, --file or --name, not several of them")
+    if name is not None:
+        from rayotel.query import shipped
+
+        found = shipped.find(name)
+        return found.sql, found.bind(params)
+    if file is not None:
+        try:
+            return Path(file).read_text("utf-8"), params
+        except OSError as error:
+            raise UsageError(f"cannot read '{file}': {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise UsageError(f"'{file}' is not UTF-8 text") from None
+    if sql is None or sql == "-":
+        if sys.stdin.isatty() and sql is None:
+            raise UsageError(
+                "no question", hint="give SQL, --file, --name or SQL on standard input"
+            )
+        try:
+            return sys.stdin.read(), params
+        except UnicodeDecodeError:
+            raise UsageError("standard input is not UTF-8 text") from None
+    return sql, params
+
+
+def _open_lake(
+    lake: Mapping[str, Any], since: str | None, from_: str | None, to: str | None
+) -> tuple[Storage, Limits, TimeRange]:
+    from rayotel.lake.storage import open_storage
+    from rayotel.query.session import Limits
+    from rayotel.query.timerange import time_range
+
+    settings: Settings = config.load(lake)
+    storage = open_storage(
+        settings.storage_url, s3_endpoint=settings.s3_endpoint, s3_region=settings.s3_region
+    )
+    limits = Limits(
+        settings.query_memory_bytes, settings.query_threads, settings.query_timeout_seconds
+    )
+    return storage, limits, time_range(since, from_, to, time.time_ns())
+
+
+def _write(schema: pa.Schema, batches: Any, format_: str, output: str | None) -> None:
+    """Rows to standard output or to a file that appears only when it is whole."""
+    if output is None:
+        if format_ == "parquet" and sys.stdout.isatty():
+            raise UsageError("Parquet is not for a terminal", hint="give --output FILE")
+        _write_to(schema, batches, format_, sys.stdout.buffer, sys.stdout)
+        return
+    target = Path(output)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with (
+            temporary.open("wb") as file,
+            open(file.fileno(), "w", encoding="utf-8", closefd=False) as text,
+        ):
+            _write_to(schema, batches, format_, file, text)
+        temporary.replace(target)
+    except OSError as error:
+        raise UsageError(f"cannot write '{output}': {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_to(schema: pa.Schema, batches: Any, format_: str, out: IO[bytes], text: IO[str]) -> None:
+    if format_ != "table":
+        from rayotel.query.formats import STREAMING
+
+        STREAMING[format_](schema, batches, out)
+        out.flush()
+        return
+    from rayotel.query.table import write_table
+
+    shown = write_table(schema, batches, text)
+    text.flush()
+    if shown is not None:
+        _say(f"only the first {shown} rows; --format csv, json or parquet gives all")
+
+
+def _speed(text: str) -> float | None:
+    if text == "max":
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise UsageError("--speed is neither a positive number nor max")
+    return speed
+
+
+@contextlib.contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing in a pipe."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def main() -> None:
+    """Run the command; a user's mistake gets words, not a traceback."""
     try:
         cli(standalone_mode=True)
     except RayotelError as error:
-        click.echo(f"error: {error.message}", err=True)
+        _say(f"error: {error.message}")
         if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
+            _say(f"hint: {error.hint}")
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # whoever reads the output has seen enough; what Python still holds must go nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

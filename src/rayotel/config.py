@@ -1,8 +1,9 @@
 """Settings: what they mean, where they come from, and that they fit one another.
 
-Precedence, highest first: command-line flags, `RAYOTEL_<NAME>` environment variables, `rayotel.toml`
-(in the working directory, or where `RAYOTEL_CONFIG` points), defaults. This is the only module that
-reads the environment. Credentials for S3 come the usual AWS way and are read by boto3.
+Precedence, highest first: command-line flags, `RAYOTEL_<NAME>` environment variables,
+`rayotel.toml` (in the working directory, or where `RAYOTEL_CONFIG` points), defaults. This is the
+only module that reads the environment. Credentials for S3 come the usual AWS way and are read by
+boto3.
 
 Values never appear in an error: one of them may be a password put in the wrong place.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def load(flags: Mapping[str, Any] | None = None) -> Settings:
     return Settings(**{name: _converted(name, value) for name, value in given.items()})
 
 
-_TYPES = {f.name: type(f.default) for f in fields(Settings)}
+_TYPES: dict[str, type[object]] = {f.name: type(f.default) for f in fields(Settings)}
 
 
 def _from_environment() -> dict[str, Any]:
@@ -175,9 +176,15 @@ def _converted(name: str, value: Any) -> Any:
             raise ValueError
         if wanted is bool and not isinstance(value, bool):
             raise ValueError
-        return wanted(value)
+        return _PARSE[wanted](value)
     except (ValueError, TypeError, KeyError, OverflowError):
         raise UsageError(f"setting '{name}' is not a valid {_TYPE_WORDS[wanted]}") from None
 
 
-_TYPE_WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+_PARSE: dict[type[object], Callable[[Any], object]] = {int: int, float: float, bool: bool, str: str}
+_TYPE_WORDS: dict[type[object], str] = {
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    str: "text",
+}

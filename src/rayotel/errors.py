@@ -1,17 +1,17 @@
 """What can go wrong, one class per decision that a caller can take.
 
-    RayotelError
-    ├── UsageError              the command or a setting is wrong: never retry as it is, exit code 2
-    ├── QueryError              the SQL is wrong, forbidden or took too much: never retry as it is
-    ├── DataDirectoryBusy       another server has the data directory: retry when it is gone
-    ├── RequestRefused          an HTTP request is answered with an error status
-    │   ├── NeverAcceptable     4xx: the same request can never be accepted, the sender may drop it
-    │   └── TryLater            408 or 503: nothing is wrong with the request, the sender shall retry
-    ├── LogError                the write-ahead log could not make a record durable: retry
-    └── StorageError            the storage did not do what was asked
-        ├── StorageMissing      the object is not there: never retry
-        ├── StorageDenied       credentials or permissions: retry once somebody mended them
-        └── StorageUnavailable  unreachable, slow, failing or full: retry; a write MAY have landed
+RayotelError
+├── UsageError              the command or a setting is wrong: never retry as it is, exit code 2
+├── QueryError              the SQL is wrong, forbidden or took too much: never retry as it is
+├── DataDirectoryBusy       another server has the data directory: retry when it is gone
+├── RequestRefused          an HTTP request is answered with an error status
+│   ├── NeverAcceptable     4xx: the same request can never be accepted, the sender may drop it
+│   └── TryLater            408 or 503: nothing is wrong with the request, the sender shall retry
+├── LogError                the write-ahead log could not make a record durable: retry
+└── StorageError            the storage did not do what was asked
+    ├── StorageMissing      the object is not there: never retry
+    ├── StorageDenied       credentials or permissions: retry once somebody mended them
+    └── StorageUnavailable  unreachable, slow, failing or full: retry; a write MAY have landed
 """
 
 from __future__ import annotations

@@ -34,9 +34,9 @@ class Arrival:
 class Series:
     """What does not change from one point of a series to the next.
 
-    `fixed` are values of fixed columns, `labels` (column, text) of label columns; `spare` are labels
-    that have no column of their own: a second value under one name. Compared by identity: equal
-    content in two objects costs a little space and is never wrong.
+    `fixed` are values of fixed columns, `labels` (column, text) of label columns; `spare` are
+    labels that have no column of their own: a second value under one name. Compared by identity:
+    equal content in two objects costs a little space and is never wrong.
     """
 
     series_id: int
@@ -87,7 +87,7 @@ class MetricBatch:
 
 @dataclass(frozen=True, slots=True)
 class TimeRange:
-    """Event time from `start` (included) to `end` (excluded), nanoseconds since 1970; None: open."""
+    """Event time from `start` (included) to `end` (excluded), in nanoseconds; None: open."""
 
     start: int | None = None
     end: int | None = None
@@ -95,9 +95,7 @@ class TimeRange:
     def touches_hour(self, hour: int) -> bool:
         """Whether an hour (counted since 1970) has any moment of this range."""
         first, after = hour * NANOSECONDS_PER_HOUR, (hour + 1) * NANOSECONDS_PER_HOUR
-        return (self.start is None or after > self.start) and (
-            self.end is None or first < self.end
-        )
+        return (self.start is None or after > self.start) and (self.end is None or first < self.end)
 
 
 def utc_text(unix_nano: int) -> str:

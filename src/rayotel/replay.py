@@ -1,10 +1,11 @@
 """Recorded traffic, posted as the real client did.
 
-A recording is a directory: `requests.ndjson` has a request a line, in order of arrival (`t`: seconds
-since the first, `path`, `headers`, `offset` and `length` of the body), `bodies.bin.xz` all bodies one
-after another, xz-compressed as a whole. Where a line says `"stored": "identity"`, the body is kept
-without its Content-Encoding, which makes a recording a fifth of the size, and is encoded again before
-it is sent; with gzip's default level that gives the bytes that Fluent Bit sent.
+A recording is a directory: `requests.ndjson` has a request a line, in order of arrival (`t`:
+seconds since the first, `path`, `headers`, `offset` and `length` of the body), `bodies.bin.xz` all
+bodies one after another, xz-compressed as a whole. Where a line says `"stored": "identity"`, the
+body is kept without its Content-Encoding, which makes a recording a fifth of the size, and is
+encoded again before it is sent; with gzip's default level that gives the bytes that Fluent Bit
+sent.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def post(
     speed: float | None,
     shift_nano: int = 0,
     credentials: tuple[str, str] | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], object] = int,
 ) -> Outcome:
     """Post all requests in order. `speed` 1: as recorded, 2: twice as fast, None: without pauses.
 

@@ -1,7 +1,7 @@
 """How much the receiver works on at once: requests and bytes, both bounded, nothing waits.
 
-Beyond a bound the answer is 503 with Retry-After, which every OTLP client and Fluent Bit obey; memory
-stays what it is.
+Beyond a bound the answer is 503 with Retry-After, which every OTLP client and Fluent Bit obey;
+memory stays what it is.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A string is itself; `true` and `false`; integers in decimal; doubles in the shortest form that reads
 back as the same double (`NaN`, `Infinity`, `-Infinity`); bytes in base64; arrays and maps as JSON
-without spaces, members in the order sent. A value that was not set is no value: the label is absent.
+without spaces, members in the order sent. A value that was not set is no value: the label is
+absent.
 """
 
 from __future__ import annotations

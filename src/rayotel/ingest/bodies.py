@@ -18,7 +18,7 @@ else:
 
 STEP_BYTES = 256 * 1024
 # 8 MiB, the window that every decoder must support; a larger one would be memory beyond our bounds
-_ZSTD_OPTIONS = {zstd.DecompressionParameter.window_log_max: 23}
+_ZSTD_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
 ENCODINGS = ("identity", "gzip", "zstd", "deflate")
 
 
@@ -30,9 +30,7 @@ class BodyTooLarge(ValueError):
     """The body inflates beyond its bound."""
 
 
-def inflate(
-    body: bytes, encoding: str, max_bytes: int, reserve: Callable[[int], None]
-) -> bytes:
+def inflate(body: bytes, encoding: str, max_bytes: int, reserve: Callable[[int], None]) -> bytes:
     """The body without its Content-Encoding (one of ENCODINGS).
 
     `reserve` is called with the size of each piece before it is kept, and may raise to stop.
@@ -54,15 +52,18 @@ def _zlib_pieces(body: bytes, window_bits: int, *, members: bool) -> Iterator[by
     rest = body
     while True:
         codec = zlib.decompressobj(window_bits)
-        while not codec.eof:
+        while True:
             try:
                 piece = codec.decompress(rest, STEP_BYTES)
             except zlib.error:
                 raise MalformedBody("corrupt compressed data") from None
-            rest = codec.unused_data if codec.eof else codec.unconsumed_tail
             if piece:
                 yield piece
-            elif not codec.eof and not rest:
+            if codec.eof:
+                rest = codec.unused_data
+                break
+            rest = codec.unconsumed_tail
+            if not piece and not rest:
                 raise MalformedBody("compressed data ends too early")
         if not rest:
             return
@@ -84,15 +85,18 @@ def _zstd(body: bytes) -> Iterator[bytes]:
     rest = body
     while True:
         codec = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
-        while not codec.eof:
+        while True:
             try:
                 piece = codec.decompress(rest, STEP_BYTES)
             except zstd.ZstdError:
                 raise MalformedBody("corrupt compressed data") from None
-            rest = codec.unused_data if codec.eof else b""
             if piece:
                 yield piece
-            elif not codec.eof and codec.needs_input:
+            if codec.eof:
+                rest = codec.unused_data
+                break
+            rest = b""
+            if not piece and codec.needs_input:
                 raise MalformedBody("compressed data ends too early")
         if not rest:
             return

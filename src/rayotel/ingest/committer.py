@@ -1,7 +1,7 @@
 """From sealed log segments to Parquet parts: every few seconds, in order, until it works.
 
-A segment becomes one part per stream and hour, named by the receiver and the segment's number. Doing
-it again after a crash writes the same names, so nothing is ever stored twice. The segment is
+A segment becomes one part per stream and hour, named by the receiver and the segment's number.
+Doing it again after a crash writes the same names, so nothing is ever stored twice. The segment is
 released only when all of its parts are on storage. While storage fails, segments wait in the log;
 the pause between tries doubles up to a bound.
 """

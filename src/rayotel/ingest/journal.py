@@ -107,7 +107,9 @@ class Journal:
             self._next_number = numbers[-1] + 1 if numbers else 1
             self._start_segment()
         except OSError as error:
-            raise LogError(f"cannot open the log in '{self._directory}': {error.strerror}") from None
+            raise LogError(
+                f"cannot open the log in '{self._directory}': {error.strerror}"
+            ) from None
         self._closed = False
         self._report()
         self._thread.start()
@@ -131,7 +133,7 @@ class Journal:
             ) from None
 
     def append(self, record: Record, batch: MetricBatch) -> Future[None]:
-        """Queue a record; the future is done when it is durable, or has a LogError: did not land."""
+        """Queue a record; the future is done when it is durable, or fails with a LogError."""
         payload = record.payload()
         if self._closed:
             raise LogError("the log is closing")

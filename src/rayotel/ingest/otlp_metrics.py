@@ -1,20 +1,22 @@
 """OTLP metrics to columns: one pass over the points, nothing per point but its own numbers.
 
 A point's attributes arrive serialized (see `wire`) and are the same bytes in every scrape; with the
-metric, scope and resource they are the key of a bounded cache of series, compared byte by byte. Only a
-series that is not in it has its attributes parsed.
+metric, scope and resource they are the key of a bounded cache of series, compared byte by byte.
+Only a series that is not in it has its attributes parsed.
 
 Rejected, counted with its reason, and never stored otherwise: a point whose time is missing, before
 2000, or more than a day after its arrival; a count beyond 2**63 - 1.
 
 Repaired: Fluent Bit sends histograms with the cumulative counts of Prometheus where OTLP wants the
-counts of each bucket (fluent/cmetrics#278). Where the last count equals the total, no count falls and
-their sum is not the total, they are cumulative; the differences are stored and the row is marked.
+counts of each bucket (fluent/cmetrics#278). Where the last count equals the total, no count falls
+and their sum is not the total, they are cumulative; the differences are stored and the row is
+marked.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -24,9 +26,7 @@ from rayotel.ingest.attributes import attribute_text, attributes_json, json_text
 from rayotel.lake.schema import header_column, label_column
 from rayotel.model import NANOSECONDS_PER_SECOND, Arrival, MetricBatch, Points, Series
 
-EARLIEST_UNIX_NANO = (
-    int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * NANOSECONDS_PER_SECOND
-)
+EARLIEST_UNIX_NANO = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * NANOSECONDS_PER_SECOND
 LATEST_AFTER_ARRIVAL_NANO = 24 * 3600 * NANOSECONDS_PER_SECOND
 _MAX_COUNT = 2**63 - 1
 _NO_RECORDED_VALUE = 1
@@ -239,9 +239,7 @@ def _decode_metric(
     """Append the points of one metric to the batch."""
     points = batch.kinds.get(head.kind)
     if points is None:
-        points = batch.kinds[head.kind] = Points(
-            values={name: [] for name in _COLUMNS[head.kind]}
-        )
+        points = batch.kinds[head.kind] = Points(values={name: [] for name in _COLUMNS[head.kind]})
     known = cache.of_metric((sender, head.cache_key()))
     before = len(known)
     places: dict[Attributes, int] = {}
@@ -326,7 +324,7 @@ def _histogram(columns: Columns) -> Append:
         counts = list(point.bucket_counts)
         repaired = are_cumulative(counts, point.count)
         if repaired:
-            counts = [counts[0], *(b - a for a, b in zip(counts, counts[1:], strict=False))]
+            counts = [counts[0], *(b - a for a, b in itertools.pairwise(counts))]
         columns["data_point_count"].append(point.count if recorded else None)
         for name in ("sum", "min", "max"):
             columns[f"data_point_{name}"].append(_optional(point, name))
@@ -344,7 +342,7 @@ def are_cumulative(counts: Sequence[int], total: int) -> bool:
         len(counts) > 1
         and counts[-1] == total
         and sum(counts) != total
-        and all(a <= b for a, b in zip(counts, counts[1:], strict=False))
+        and all(a <= b for a, b in itertools.pairwise(counts))
     )
 
 
@@ -393,9 +391,9 @@ def _exemplars(exemplars: Sequence[Any]) -> list[dict[str, object]] | None:
     return [
         {
             "time_unix_nano": one.time_unix_nano if 0 < one.time_unix_nano <= _MAX_COUNT else None,
-            "value": one.as_double if one.HasField("as_double") else (
-                float(one.as_int) if one.HasField("as_int") else None
-            ),
+            "value": one.as_double
+            if one.HasField("as_double")
+            else (float(one.as_int) if one.HasField("as_int") else None),
             "value_int": one.as_int if one.HasField("as_int") else None,
             "trace_id": one.trace_id.hex() or None,
             "span_id": one.span_id.hex() or None,

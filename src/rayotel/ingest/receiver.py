@@ -1,7 +1,7 @@
 """`POST /v1/metrics`: OTLP over HTTP, answered only when the request is durable.
 
-Status codes say what the sender shall do. Fluent Bit and every OTLP client drop what gets a 4xx (but
-408 and 429), so those are only for what can never be accepted; everything else is 503 with
+Status codes say what the sender shall do. Fluent Bit and every OTLP client drop what gets a 4xx
+(but 408 and 429), so those are only for what can never be accepted; everything else is 503 with
 Retry-After.
 """
 
@@ -121,9 +121,7 @@ class Receiver:
         """Decode beside the event loop, append, and wait until it is durable."""
         if self._threads is None:
             self._threads = CapacityLimiter(DECODE_THREADS)
-        batch = await anyio.to_thread.run_sync(
-            self._decode, record, ticket, limiter=self._threads
-        )
+        batch = await anyio.to_thread.run_sync(self._decode, record, ticket, limiter=self._threads)
         if not batch.accepted_points:
             return batch
         try:

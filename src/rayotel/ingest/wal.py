@@ -1,12 +1,13 @@
-"""The write-ahead log on disk: segments of framed records, written by one, readable after any crash.
+"""The write-ahead log on disk: segments of framed records, readable after any crash.
 
 **Directory** `<data_dir>/wal/`:
 
-    receiver-id           twelve hexadecimal digits, made once; the name of this receiver in part keys
-    000000000017.wal      segments, by number; numbers only grow and are never used again
+    receiver-id           twelve hexadecimal digits, made once; the name of this receiver in part
+    keys 000000000017.wal      segments, by number; numbers only grow and are never used again
     damaged/              bytes that could not be read, moved aside: <segment>-<offset>.bin
 
-The segment with the highest number is never removed, so that the next number is known after a start.
+The segment with the highest number is never removed, so that the next number is known after a
+start.
 
 **Segment** (all integers little-endian): a header of 16 bytes, then records one after another.
 
@@ -19,8 +20,8 @@ The segment with the highest number is never removed, so that the next number is
                       that look like a record are not taken for one
              payload  4 bytes length of the arrival, the arrival (JSON, UTF-8), the body as it came
 
-**Reading** never fails for damage. Where no record stands, the next offset at which a whole one does
-is searched: what lies between is a damaged stretch. Without a next one it is the tail: cut off
+**Reading** never fails for damage. Where no record stands, the next offset at which a whole one
+does is searched: what lies between is a damaged stretch. Without a next one it is the tail: cut off
 mid-write by a crash, and never acknowledged.
 """
 
@@ -130,7 +131,7 @@ def _next_record(content: bytes, number: int, offset: int) -> int | None:
 
 
 class SegmentWriter:
-    """The segment that is being written. Not safe for several threads; fsyncs what it is told to."""
+    """The segment that is being written. Not safe for several threads."""
 
     def __init__(self, directory: Path, number: int) -> None:
         self.number = number
@@ -150,8 +151,8 @@ class SegmentWriter:
         """Append records and make them durable together. Raises LogError: none is acknowledged.
 
         After a failed write the segment is cut back to its last durable record and can go on. After
-        a failed fsync, or where even the cut fails, what is on disk is unknown: `broken` is set, and
-        the caller must close this segment and start another.
+        a failed fsync, or where even the cut fails, what is on disk is unknown: `broken` is set,
+        and the caller must close this segment and start another.
         """
         framed, offset = [], self.size_bytes
         for payload in payloads:

@@ -3,8 +3,8 @@
 The messages are made at import from the descriptors of `opentelemetry-proto`, so they follow its
 fields, and they read the same bytes. The two changes:
 
-- Every `string` is read as `bytes`. A sender that puts bytes which are not UTF-8 in one string makes
-  the official classes refuse the whole request; here the string is mended and the rest is kept.
+- Every `string` is read as `bytes`. A sender that puts bytes which are not UTF-8 in one string
+  makes the official classes refuse the whole request; here the string is mended, the rest kept.
 - The attributes of a data point stay serialized. They are the same bytes in every scrape, so they
   serve as the key under which a known series is found, and are parsed only once per series.
 """
@@ -55,7 +55,7 @@ def _messages() -> tuple[type[Message], type[Message]]:
     for module in (common_pb2, resource_pb2, metrics_pb2, metrics_service_pb2):
         official = FileDescriptorProto()
         module.DESCRIPTOR.CopyToProto(official)
-        pool.Add(_changed(official))  # type: ignore[no-untyped-call]
+        pool.Add(_changed(official))
     request = pool.FindMessageTypeByName(
         f"{_OURS}.collector.metrics.v1.ExportMetricsServiceRequest"
     )

@@ -22,7 +22,7 @@ def parts(storage: Storage, stream: str, range_: TimeRange | None = None) -> lis
     wanted = range_ or TimeRange()
     found: dict[str, Part] = {}
     for prefix in _prefixes(stream, wanted):
-        for item in storage.list(prefix):
+        for item in storage.objects(prefix):
             name = layout.parse_key(item.key)
             if name is not None and name.stream == stream and wanted.touches_hour(name.hour):
                 found[item.key] = Part(name, item.size_bytes)

@@ -3,8 +3,8 @@
     <stream>/date=YYYY-MM-DD/hour=HH/<receiver>-<first>-<last>-<level>.parquet
 
 `date` and `hour` are the UTC hour of event time. `receiver` is the id of the server that wrote the
-part, `first` and `last` the numbers of the log segments whose points it holds (12 digits), `level` 0
-for a part written by a commit and more for one that replaces others.
+part, `first` and `last` the numbers of the log segments whose points it holds (12 digits), `level`
+0 for a part written by a commit and more for one that replaces others.
 
 **Parts cover parts by name**: a part hides every part of the same receiver and hour whose range of
 segments lies inside its own and whose level is lower. So a listing is the catalog.

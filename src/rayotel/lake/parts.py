@@ -33,7 +33,5 @@ def to_parquet(table: pa.Table, stream: str) -> memoryview:
         data_page_version="1.0",
     ) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-        writer.add_key_value_metadata(
-            {"rayotel.version": __version__, "rayotel.stream": stream}
-        )
+        writer.add_key_value_metadata({"rayotel.version": __version__, "rayotel.stream": stream})
     return memoryview(sink.getvalue())

@@ -59,9 +59,7 @@ class _Chunk:
     time: Ints
 
 
-def tables_by_hour(
-    batches: Sequence[MetricBatch], labels: LabelColumns
-) -> dict[int, pa.Table]:
+def tables_by_hour(batches: Sequence[MetricBatch], labels: LabelColumns) -> dict[int, pa.Table]:
     """Tables of all points of `batches`, which are of one stream, by hour since 1970.
 
     Rows keep the order of arrival within a kind of metric. Deterministic: the same batches and the
@@ -86,9 +84,7 @@ def tables_by_hour(
         for hour in present:
             rows = None if len(present) == 1 else np.flatnonzero(hours == hour)
             pieces.setdefault(int(hour), []).append((chunk, rows))
-    return {
-        hour: _table(pieces[hour], series, arrivals, labels) for hour in sorted(pieces)
-    }
+    return {hour: _table(pieces[hour], series, arrivals, labels) for hour in sorted(pieces)}
 
 
 def _table(

@@ -1,8 +1,9 @@
 """The columns of a stream: the fixed ones, and which column a label gets.
 
 **The rule for label columns.** A point attribute `key` has the column `metric_<key>`, a resource
-attribute `resource_<key>`, a scope attribute `scope_<key>`, a header `X-P-<Name>` the column `<name>`
-in lower case with `-` as `_`. Engines such as DuckDB and Spark do not tell columns apart by case, so:
+attribute `resource_<key>`, a scope attribute `scope_<key>`, a header `X-P-<Name>` the column
+`<name>` in lower case with `-` as `_`. Engines such as DuckDB and Spark do not tell columns apart
+by case, so:
 
 1. Where that name equals a fixed column, ignoring case (`Name` would be `metric_Name`, and
    `metric_name` is the metric's name), or the key itself starts with `label_`, `label_` is put in:

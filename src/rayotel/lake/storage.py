@@ -52,7 +52,7 @@ class Storage(Protocol):
     def read(self, key: str) -> bytes:
         """All bytes of an object. Raises StorageMissing where there is none."""
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
+    def objects(self, prefix: str) -> Iterator[StoredObject]:
         """Every object whose key begins with `prefix`, in no promised order."""
 
     def folders(self, prefix: str) -> list[str]:

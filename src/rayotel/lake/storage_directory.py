@@ -74,7 +74,7 @@ class DirectoryStorage:
         with _translated(f"read '{key}' in '{self._root}'"):
             return (self._root / key).read_bytes()
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
+    def objects(self, prefix: str) -> Iterator[StoredObject]:
         """Walk the directory that `prefix` names or begins in."""
         start = self._root / prefix.rpartition("/")[0]
         for directory, _, names in os.walk(start):
@@ -95,7 +95,9 @@ class DirectoryStorage:
             if not start.is_dir():
                 return []
             return sorted(
-                entry.name for entry in start.iterdir() if entry.is_dir() and entry.name != TEMPORARY
+                entry.name
+                for entry in start.iterdir()
+                if entry.is_dir() and entry.name != TEMPORARY
             )
 
     def delete(self, key: str) -> None:

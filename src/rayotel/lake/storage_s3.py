@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import boto3
 from botocore.config import Config
@@ -68,9 +68,7 @@ def _class_of(code: str) -> type[StorageError]:
 class S3Storage:
     """Objects below `prefix` in `bucket`. `endpoint` is empty for AWS itself."""
 
-    def __init__(
-        self, bucket: str, prefix: str, *, endpoint: str = "", region: str = ""
-    ) -> None:
+    def __init__(self, bucket: str, prefix: str, *, endpoint: str = "", region: str = "") -> None:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._session = boto3.session.Session()
@@ -130,37 +128,31 @@ class S3Storage:
         """One GET."""
         with _translated(f"read '{key}' from '{self.url}'"):
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
-            return answer["Body"].read()
+            content: bytes = answer["Body"].read()
+            return content
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
+    def objects(self, prefix: str) -> Iterator[StoredObject]:
         """Pages of up to 1,000 objects."""
-        for page in self._pages(prefix):
-            for item in page.get("Contents", ()):
-                yield StoredObject(item["Key"].removeprefix(self._prefix), item["Size"])
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._prefix + prefix
+        )
+        with _translated(f"list '{self.url}'"):
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    yield StoredObject(item["Key"].removeprefix(self._prefix), item["Size"])
 
     def folders(self, prefix: str) -> list[str]:
         """Common prefixes up to the next `/`."""
         start = self._prefix + prefix
-        return [
-            item["Prefix"].removeprefix(start).rstrip("/")
-            for page in self._pages(prefix, Delimiter="/")
-            for item in page.get("CommonPrefixes", ())
-        ]
-
-    def _pages(self, prefix: str, **more: str) -> Iterator[dict[str, Any]]:
-        token: dict[str, str] = {}
-        while True:
-            with _translated(f"list '{self.url}'"):
-                page: dict[str, Any] = self._client.list_objects_v2(  # type: ignore[assignment]
-                    Bucket=self._bucket,
-                    Prefix=self._prefix + prefix,
-                    **more,
-                    **token,  # type: ignore[arg-type]
-                )
-            yield page
-            if not page.get("IsTruncated"):
-                return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=start, Delimiter="/"
+        )
+        with _translated(f"list '{self.url}'"):
+            return [
+                item["Prefix"].removeprefix(start).rstrip("/")
+                for page in pages
+                for item in page.get("CommonPrefixes", ())
+            ]
 
     def delete(self, key: str) -> None:
         """One DELETE; S3 says nothing about objects that are not there."""

@@ -1,12 +1,14 @@
 """SQL that other engines take and DuckDB does not: reserved words used as names of columns.
 
-`SELECT date_trunc('minute', t) AS window ... GROUP BY window` is fine elsewhere; in DuckDB `AS window`
-is, and `GROUP BY window` is not. The repair quotes such a word wherever it stands as a name, once it
-was introduced by `AS`. It is tried only for SQL that does not parse, and used only if it then does.
+`SELECT date_trunc('minute', t) AS window ... GROUP BY window` is fine elsewhere; in DuckDB `AS
+window` is, and `GROUP BY window` is not. The repair quotes such a word wherever it stands as a
+name, once it was introduced by `AS`. It is tried only for SQL that does not parse, and used only if
+it then does.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import duckdb
@@ -20,12 +22,12 @@ class _Token:
 
 
 def quote_reserved_aliases(sql: str, reserved: frozenset[str]) -> str:
-    """The SQL with reserved words quoted that it introduces as aliases; unchanged where none are."""
+    """The SQL with those reserved words quoted that it introduces as aliases."""
     raw = sql.encode()
     tokens = _tokens(raw)
     aliases = {
         token.text
-        for before, token in zip(tokens, tokens[1:], strict=False)
+        for before, token in itertools.pairwise(tokens)
         if before.text == "as" and token.is_keyword and token.text in reserved
     }
     spans = [
@@ -52,7 +54,7 @@ def _tokens(raw: bytes) -> list[_Token]:
 
 
 def _is_clause(tokens: list[_Token], position: int) -> bool:
-    """Whether the word stands here in its own meaning: `WINDOW w AS (`, `CASE ... END`, `LIMIT 5`."""
+    """Whether the word has its own meaning here: `WINDOW w AS (`, `CASE ... END`, `LIMIT 5`."""
     word = tokens[position].text
     before = tokens[position - 1].text if position else ""
     after = [token.text for token in tokens[position + 1 : position + 4]]

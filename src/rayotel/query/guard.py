@@ -2,8 +2,8 @@
 
 DuckDB's own lock keeps a session from files that are not its own, and from loading code. It does
 not keep it from writing what it may read, so the kind of each statement is looked at as well. Two
-traps, both closed here: `EXPLAIN ANALYZE` runs what it explains, and DuckDB 2.0 takes a `COPY ... TO`
-inside `WITH`, in a statement that is a SELECT by its kind.
+traps, both closed here: `EXPLAIN ANALYZE` runs what it explains, and DuckDB 2.0 takes a `COPY ...
+TO` inside `WITH`, in a statement that is a SELECT by its kind.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     if found[0] == kinds.EXPLAIN:
         plain = _PLAIN_EXPLAIN.match(sql)
         if plain is None:
-            raise QueryError("EXPLAIN with options is not allowed", hint="write EXPLAIN or EXPLAIN ANALYZE")
+            raise QueryError(
+                "EXPLAIN with options is not allowed", hint="write EXPLAIN or EXPLAIN ANALYZE"
+            )
         check(connection, sql[plain.end() :])
         return
     if found[0] not in (kinds.SELECT, kinds.MULTI):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
+import pyarrow as pa
+
+from rayotel.errors import QueryError
 from rayotel.lake import catalog
 from rayotel.lake.schema import origin
 from rayotel.lake.storage import Storage
@@ -26,10 +29,15 @@ class StreamOverview:
     lag_seconds: float | None
 
 
-def streams(storage: Storage, range_: TimeRange, limits: Limits) -> list[StreamOverview]:
-    """Every stream that has parts in the range."""
+def streams(
+    storage: Storage, range_: TimeRange, limits: Limits, *, only: str | None = None
+) -> list[StreamOverview]:
+    """Every stream that has parts in the range, or the one named."""
+    names = catalog.streams(storage)
+    if only is not None and only not in names:
+        raise QueryError(f"no stream '{only[:100]}'", hint="'rayotel streams' lists them")
     found = []
-    for name in catalog.streams(storage):
+    for name in names if only is None else [only]:
         parts = catalog.parts(storage, name, range_)
         if not parts:
             continue
@@ -42,11 +50,26 @@ def streams(storage: Storage, range_: TimeRange, limits: Limits) -> list[StreamO
             row = session.run(sql).rows()[0]
         size = sum(part.size_bytes for part in parts)
         found.append(
-            StreamOverview(
-                name, row["n"], size, len(parts), row["first"], row["last"], row["lag"]
-            )
+            StreamOverview(name, row["n"], size, len(parts), row["first"], row["last"], row["lag"])
         )
     return found
+
+
+def table(found: list[StreamOverview]) -> pa.Table:
+    """The overview as a table."""
+    moment = pa.timestamp("us", tz="UTC")
+    schema = pa.schema(
+        [
+            ("stream", pa.string()),
+            ("rows", pa.int64()),
+            ("bytes", pa.int64()),
+            ("files", pa.int64()),
+            ("first_event", moment),
+            ("last_event", moment),
+            ("lag_seconds", pa.float64()),
+        ]
+    )
+    return pa.Table.from_pylist([asdict(one) for one in found], schema=schema)
 
 
 def columns(
@@ -56,6 +79,4 @@ def columns(
     sql = f"DESCRIBE {views.quoted(stream)}"
     with Session(storage, range_, limits, mentioned_in=sql) as session:
         rows = session.run(sql).rows()
-    return [
-        (row["column_name"], row["column_type"], origin(row["column_name"])) for row in rows
-    ]
+    return [(row["column_name"], row["column_type"], origin(row["column_name"])) for row in rows]

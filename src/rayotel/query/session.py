@@ -119,9 +119,7 @@ class Session:
     def _newest(self, stream: str) -> list[Part]:
         return catalog.parts(self._storage, stream)[-1:]
 
-    def _prepare(
-        self, connection: duckdb.DuckDBPyConnection, parts: list[list[Part]]
-    ) -> list[str]:
+    def _prepare(self, connection: duckdb.DuckDBPyConnection, parts: list[list[Part]]) -> list[str]:
         """Limits, time zone and access to S3; returns the address of every part."""
         access = self._storage.access()
         if access is not None:
@@ -182,11 +180,8 @@ class Session:
             repaired = dialect.quote_reserved_aliases(sql, self._reserved_words())
             if repaired == sql:
                 raise
-            try:
+            with contextlib.suppress(duckdb.ParserException):
                 self._check(repaired)
-            except duckdb.ParserException:
-                pass
-            else:
                 return repaired
             raise
         return sql
@@ -204,10 +199,10 @@ class Session:
         ).fetchall()
         return frozenset(row[0] for row in rows)
 
-    def _reader(
-        self, sql: str, parameters: Mapping[str, object] | None
-    ) -> pa.RecordBatchReader:
-        relation = self.connection.sql(sql, params=dict(parameters or {}))
+    def _reader(self, sql: str, parameters: Mapping[str, object] | None) -> pa.RecordBatchReader:
+        relation: duckdb.DuckDBPyRelation | None = self.connection.sql(
+            sql, params=dict(parameters or {})
+        )
         if relation is None:  # a statement without rows, in an unlocked session
             return pa.RecordBatchReader.from_batches(pa.schema([]), [])
         reader: pa.RecordBatchReader = relation.to_arrow_reader(ROWS_PER_BATCH)

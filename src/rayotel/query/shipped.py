@@ -25,7 +25,10 @@ _COLUMN = re.compile(r"(?P<name>[a-z_]+): (?P<meaning>.+)")
 
 @dataclass(frozen=True, slots=True)
 class ShippedQuery:
-    """A question with its SQL. `parameters`: name to (default, meaning); `columns`: name to meaning."""
+    """A question with its SQL.
+
+    `parameters`: name to (default, meaning); `columns`: name to meaning.
+    """
 
     name: str
     question: str

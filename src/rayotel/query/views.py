@@ -1,9 +1,9 @@
 """The view of a stream: its parts as one table that behaves.
 
 Timestamps become TIMESTAMP WITH TIME ZONE, which every function and comparison knows (nanoseconds
-remain in the files). Ray's labels are always there, null where no part has them, so that a query can
-name them in a stream that never saw them. Ray gives its node metrics `ip` and no `NodeAddress`: the
-view fills the one from the other.
+remain in the files). Ray's labels are always there, null where no part has them, so that a query
+can name them in a stream that never saw them. Ray gives its node metrics `ip` and no `NodeAddress`:
+the view fills the one from the other.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SQL_TYPES = {
     "list<item: double>": "DOUBLE[]",
 }
 _EXEMPLARS = (
-    "STRUCT(time_unix_nano TIMESTAMPTZ, \"value\" DOUBLE, value_int BIGINT, trace_id VARCHAR,"
+    'STRUCT(time_unix_nano TIMESTAMPTZ, "value" DOUBLE, value_int BIGINT, trace_id VARCHAR,'
     " span_id VARCHAR, filtered_attributes VARCHAR)[]"
 )
 
@@ -56,14 +56,10 @@ def parts_scan(urls: Sequence[str]) -> str:
 
 def empty_columns() -> list[Column]:
     """The columns of a metrics stream without any label."""
-    return [
-        (name, _SQL_TYPES.get(str(kind), _EXEMPLARS)) for name, kind in METRIC_TYPES.items()
-    ]
+    return [(name, _SQL_TYPES.get(str(kind), _EXEMPLARS)) for name, kind in METRIC_TYPES.items()]
 
 
-def metrics_view(
-    stream: str, columns: Sequence[Column], source: str, range_: TimeRange
-) -> str:
+def metrics_view(stream: str, columns: Sequence[Column], source: str, range_: TimeRange) -> str:
     """CREATE VIEW of a metrics stream over `source`, which has `columns` (name, type)."""
     present = {name.lower(): name for name, _ in columns}
     shown = [_shown(name, kind, present) for name, kind in columns]

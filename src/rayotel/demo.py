@@ -1,0 +1,178 @@
+"""The whole path in a minute: a real server, a recorded cluster, the shipped questions.
+
+The recording is fifteen minutes of a Ray cluster of three nodes to which known things were done:
+a burst of failing tasks, objects beyond the store's size, a node killed and brought back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+
+from rayotel import replay
+from rayotel.errors import RayotelError
+from rayotel.lake.storage import open_storage
+from rayotel.model import TimeRange
+from rayotel.query import shipped
+from rayotel.query.session import Limits, Session
+from rayotel.query.table import write_table
+
+START_TIMEOUT_SECONDS = 30.0
+STOP_TIMEOUT_SECONDS = 60.0
+LIMITS = Limits(memory_bytes=1024 * 1024 * 1024, threads=0, timeout_seconds=60)
+
+# (title, shipped query or its name and SQL around it, what it shows)
+_ACTS: tuple[tuple[str, str, str], ...] = (
+    (
+        "fleet",
+        "{sql}",
+        "One cluster of three nodes; every failed attempt counted once, although each was reported"
+        " again with every scrape.",
+    ),
+    (
+        "task-failures",
+        "SELECT minute, sum(failed_attempts) AS failed_attempts,"
+        " string_agg(task || ' ' || failed_attempts, ', ' ORDER BY failed_attempts DESC) AS tasks"
+        " FROM ({sql}) GROUP BY minute ORDER BY minute",
+        "The failure spike: for about two minutes load_shard failed twenty times as often as"
+        " before.",
+    ),
+    (
+        "object-store",
+        "SELECT minute, node, used_pct, spilled_bytes, fallback_bytes FROM ({sql})"
+        " WHERE used_pct > 0 ORDER BY minute, node",
+        "The full object store: the head filled up and spilled to disk until its objects were"
+        " released.",
+    ),
+    (
+        "scrape-health",
+        "{sql}",
+        "The node that died: one endpoint was silent for two minutes while the others went on.",
+    ),
+    (
+        "node-cpu",
+        "SELECT node, avg(avg_cpu) AS avg_cpu, max(max_cpu) AS max_cpu, max(cores) AS cores"
+        " FROM ({sql}) GROUP BY node ORDER BY avg_cpu DESC",
+        "CPU by node, the busiest first: nodes on one host stay apart, because each is known by"
+        " its scrape target.",
+    ),
+    (
+        "node-memory",
+        "SELECT node, max(used_bytes) AS used_bytes, max(total_bytes) AS total_bytes,"
+        " max(used_pct) AS used_pct FROM ({sql}) GROUP BY node ORDER BY used_pct DESC",
+        "Memory by node at its highest: far from the 95 % at which Ray begins to kill workers.",
+    ),
+)
+
+
+def recording_directory() -> Path:
+    """The recorded cluster: inside the installed package, or with the tests in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "_shipped" / "recordings" / "cluster"
+    if installed.is_dir():
+        return installed
+    return package.parent.parent / "tests" / "recordings" / "cluster"
+
+
+def request_count() -> int:
+    """How many requests the demo posts."""
+    return len(replay.load(recording_directory()).requests)
+
+
+def run(progress: Callable[[int], None]) -> Iterator[str]:
+    """Do it all; yields what to print once the data is in."""
+    recording = replay.load(recording_directory())
+    with tempfile.TemporaryDirectory(prefix="rayotel-demo-") as directory:
+        started = time.monotonic()
+        with _server(Path(directory)) as url:
+            shift = replay.shift_to_now(recording)
+            outcome = replay.post(recording, url, speed=None, shift_nano=shift, progress=progress)
+        posted = sum(outcome.answers.values())
+        yield (
+            f"{posted} requests of Fluent Bit replayed and stored as Parquet in"
+            f" {time.monotonic() - started:.1f} s."
+        )
+        yield from _answers(Path(directory) / "lake")
+    yield _what_next()
+
+
+def _answers(lake: Path) -> Iterator[str]:
+    storage = open_storage(str(lake))
+    for name, around, words in _ACTS:
+        question = shipped.find(name)
+        sql = around.format(sql=question.sql)
+        text = io.StringIO()
+        with Session(storage, TimeRange(), LIMITS, mentioned_in=sql) as session:
+            result = session.run(sql, question.bind({}))
+            write_table(result.schema, result.batches(), text)
+        lines = (line.rstrip() for line in text.getvalue().strip("\n").splitlines())
+        yield "\n".join(["", f"{name}: {question.question}", "", *lines, "", words])
+
+
+def _what_next() -> str:
+    return """
+What next:
+  rayotel serve                            receive on 127.0.0.1:8000, store in ./rayotel-data
+  fluent-bit -c fluent-bit/fluent-bit.yaml scrape your Ray cluster (set your targets in it first)
+  rayotel queries                          all shipped questions
+  rayotel query --name node-cpu --since 1h ask one"""
+
+
+@contextlib.contextmanager
+def _server(directory: Path) -> Iterator[str]:
+    """A real `rayotel serve` on a free port, drained and stopped at the end."""
+    port = _free_port()
+    log = directory / "serve.log"
+    # settings of the person's own environment are not for the demo
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAYOTEL_")}
+    environment["RAYOTEL_CONFIG"] = os.devnull
+    command = [sys.executable, "-m", "rayotel", "serve", "--port", str(port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--data-dir", str(directory), "--commit-interval-seconds", "2"],
+            stdout=output, stderr=output, env=environment,
+        )  # fmt: skip
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_until_ready(url, process, log)
+        yield url
+        process.terminate()
+        if process.wait(STOP_TIMEOUT_SECONDS) != 0:
+            raise RayotelError(f"the server failed: {_tail(log)}")
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RayotelError(f"the server did not start: {_tail(log)}")
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/api/v1/readiness", trust_env=False).status_code == 200:
+                return
+        time.sleep(0.05)
+    raise RayotelError(f"the server did not become ready: {_tail(log)}")
+
+
+def _tail(log: Path) -> str:
+    return log.read_text("utf-8", "replace").strip()[-500:]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
