@@ -57,6 +57,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self._arguments = arguments
         self._env = environment(env)
+        data_dir.parent.mkdir(parents=True, exist_ok=True)
         self._log = data_dir.parent / f"serve-{self.port}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -136,13 +137,13 @@ class Server:
 
 @contextlib.contextmanager
 def s3_server(directory: Path) -> Iterator[str]:
-    """A real S3 server (`rclone serve s3`) over a directory; its URL. A bucket is a folder in it."""
+    """A real S3 server (`rclone serve s3`) over a directory, each folder a bucket; its URL."""
     port = free_port()
     rclone = Path(sys.executable).with_name("rclone")
-    command = [str(rclone), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
+    command = [str(rclone), "serve", "s3", str(directory), "--addr", f"127.0.0.1:{port}"]
+    options = ["--dir-cache-time", "1s", "--config", os.devnull]
     process = subprocess.Popen(
-        [*command, "--auth-key", f"{S3_KEY_ID},{S3_SECRET}", "--dir-cache-time", "1s"]
-        + ["--config", os.devnull, str(directory)],
+        [*command, "--auth-key", f"{S3_KEY_ID},{S3_SECRET}", *options],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

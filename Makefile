@@ -1,0 +1,42 @@
+# One word list for people and for CI. `make` alone prints it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test check bench docs stack clean
+
+help:  ## print this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP)  ## create .venv and install rayotel with all that developing it needs
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "hint: rayotel needs Python 3.11 or newer: make PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,s3]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## replay a recorded Ray cluster and see the answers, in a temporary directory
+	@$(BIN)/rayotel demo
+
+test: $(STAMP)  ## run the tests
+	$(BIN)/pytest -q
+
+check: $(STAMP)  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(STAMP)  ## write the generated parts of the documents anew
+	$(BIN)/python tests/generated_docs.py
+
+bench: $(STAMP)  ## measure, and print one table
+	$(BIN)/python benchmarks/run.py
+
+stack: $(STAMP)  ## run the processes of docker-compose.yml on loopback, without Docker
+	$(BIN)/python stack/run.py $(ARGS)
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
