@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import RECORDING, S3_KEY_ID, S3_SECRET, Server, s3_server
 
+from harness import RECORDING, S3_KEY_ID, S3_SECRET, Server, s3_server
 from rayotel import replay
 from rayotel.lake.storage import Storage, open_storage
 from rayotel.replay import Recording
