@@ -183,20 +183,21 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
     announce(f"rayotel {__version__} listens on http://{shown}:{port}")
     announce(f"lake: {service.storage.url}  log: {service.journal.directory}")
     try:
-        _run(service.app(), listener)
+        _run(service.app(), listener, settings.max_connections)
     finally:
         announce("stopping: committing what the log holds")
         done = service.close()
     return 0 if done else 1
 
 
-def _run(app: FastAPI, listener: socket.socket) -> None:
+def _run(app: FastAPI, listener: socket.socket, max_connections: int) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
             app,
             log_config=None,
             access_log=False,
             lifespan="off",
+            limit_concurrency=max_connections,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=GRACEFUL_CONNECTIONS_SECONDS,
             server_header=False,

@@ -56,6 +56,7 @@ class Settings:
     )
     max_compressed_body_bytes: int = _setting(16 * MIB, "largest request body as sent (413)")
     max_inflated_body_bytes: int = _setting(64 * MIB, "largest request body decompressed (413)")
+    max_connections: int = _setting(4096, "open connections and requests together (503 beyond)")
     max_requests_in_flight: int = _setting(256, "requests worked on at once (503 beyond)")
     max_bytes_in_flight: int = _setting(
         256 * MIB, "bytes of bodies, as sent and decompressed, held at once (503 beyond)"

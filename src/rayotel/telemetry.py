@@ -8,6 +8,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from rayotel import __version__
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+# a label value per stream, and senders choose the names of streams
+MAX_STREAM_LABELS = 1000
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -16,6 +18,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
+        self._streams: set[str] = set()
         self.requests = Counter(
             "rayotel_requests", "HTTP requests by path and status.", ["path", "status"],
             registry=registry,
@@ -77,6 +80,14 @@ class Telemetry:
         )  # fmt: skip
         about = Gauge("rayotel_info", "Version of the server.", ["version"], registry=registry)
         about.labels(__version__).set(1)
+
+    def accepted(self, stream: str, points: int) -> None:
+        """Count acknowledged points; streams beyond the bound are counted together."""
+        if stream not in self._streams:
+            if len(self._streams) >= MAX_STREAM_LABELS:
+                stream = "(others)"
+            self._streams.add(stream)
+        self.points_accepted.labels(stream).inc(points)
 
     def exposition(self) -> bytes:
         """All of it as Prometheus reads it."""

@@ -26,6 +26,7 @@ from rayotel.telemetry import Telemetry
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
+MAX_STREAMS_REMEMBERED = 1000
 
 log = logging.getLogger(__name__)
 Decode = Callable[[Record], MetricBatch]
@@ -138,7 +139,7 @@ class Committer:
         for batch in self._batches(segment):
             by_stream.setdefault(batch.arrival.stream, []).append(batch)
         for stream, batches in sorted(by_stream.items()):
-            labels = self._labels.setdefault(stream, LabelColumns(self._max_label_columns))
+            labels = self._label_columns(stream)
             for hour, table in rows.tables_by_hour(batches, labels).items():
                 name = PartName(
                     stream, hour, self._journal.receiver, segment.number, segment.number, 0
@@ -147,6 +148,11 @@ class Committer:
                 self._storage.put(name.key, content)
                 self._telemetry.parts_written.inc()
                 self._telemetry.part_bytes.inc(len(content))
+
+    def _label_columns(self, stream: str) -> LabelColumns:
+        if stream not in self._labels and len(self._labels) >= MAX_STREAMS_REMEMBERED:
+            self._labels.clear()
+        return self._labels.setdefault(stream, LabelColumns(self._max_label_columns))
 
     def _batches(self, segment: Segment) -> list[MetricBatch]:
         """The decoded batches of a segment: from memory, or from the log where memory has none."""

@@ -82,7 +82,7 @@ class Receiver:
                 batch = await self._store(Record(arrival, body), ticket)
         except RequestRefused as error:
             return answers.refused(content_type, error)
-        self._telemetry.points_accepted.labels(arrival.stream).inc(batch.accepted_points)
+        self._telemetry.accepted(arrival.stream, batch.accepted_points)
         for reason, count in batch.rejected.items():
             self._telemetry.points_rejected.labels(reason).inc(count)
         return answers.accepted(content_type, batch.rejected)
