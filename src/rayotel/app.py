@@ -56,6 +56,8 @@ class Service:
             limit_bytes=settings.wal_limit_bytes,
             max_waiting_columns_bytes=settings.max_waiting_columns_bytes,
             max_waiting_records=settings.max_requests_in_flight,
+            dedupe_window_seconds=settings.dedupe_window_seconds,
+            max_requests_remembered=settings.max_requests_remembered,
         )
         self.decoder = Decoder(
             max_inflated_body_bytes=settings.max_inflated_body_bytes,

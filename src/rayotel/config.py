@@ -66,6 +66,12 @@ class Settings:
     wal_limit_bytes: int = _setting(
         8192 * MIB, "largest write-ahead log while storage is away (503 beyond)"
     )
+    dedupe_window_seconds: int = _setting(
+        3600, "how long a request sent again is recognised and stored once"
+    )
+    max_requests_remembered: int = _setting(
+        400_000, "requests recognised when sent again, about 120 bytes each; older are forgotten"
+    )
     max_waiting_columns_bytes: int = _setting(
         128 * MIB, "decoded points kept in memory until the next commit; the rest is decoded again"
     )

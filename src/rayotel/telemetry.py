@@ -33,6 +33,10 @@ class Telemetry:
         self.points_rejected = Counter(
             "rayotel_points_rejected", "Data points rejected.", ["reason"], registry=registry
         )
+        self.duplicates = Counter(
+            "rayotel_requests_duplicate", "Requests that were sent again and stored once.",
+            registry=registry,
+        )  # fmt: skip
         self.body_bytes = Counter(
             "rayotel_body_bytes", "Bytes of request bodies as sent.", registry=registry
         )

@@ -163,9 +163,13 @@ class Committer:
         except OSError as error:
             raise LogError(f"cannot read '{segment.path}': {error.strerror}") from None
         batches: list[MetricBatch] = []
+        position = -1
         for item in wal.read_segment(content, segment.number):
             if isinstance(item, Damage):
                 self._move_aside(segment, item)
+                continue
+            position += 1
+            if position in segment.repeated:
                 continue
             try:
                 batches.append(self._decode(item))

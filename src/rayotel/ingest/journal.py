@@ -4,6 +4,8 @@ One thread writes. It takes all requests that wait at that moment, appends them 
 one fdatasync for all of them: the busier the server, the cheaper each acknowledgement. Decoded
 batches wait beside their segment, up to a bound in bytes; what is beyond it, or was there before a
 restart, is decoded again from the log when its time comes.
+
+A request that is sent again (see `seen`) is not appended: it is done when the first one is.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 
 from rayotel.errors import DataDirectoryBusy, LogError
 from rayotel.ingest import wal
+from rayotel.ingest.seen import SeenRequests, digest_of
 from rayotel.ingest.wal import Record
 from rayotel.model import MetricBatch
 from rayotel.telemetry import Telemetry
@@ -37,7 +40,8 @@ class Segment:
     """A segment on disk and what memory knows of it.
 
     `batches` has one entry per record, None where the record must be decoded again; None as a
-    whole: nothing is known, the segment was there before the start.
+    whole: nothing is known, the segment was there before the start. `digests` are those of its
+    requests; `repeated` are positions of records that another segment stores.
     """
 
     number: int
@@ -46,12 +50,15 @@ class Segment:
     oldest_unix: float
     batches: list[MetricBatch | None] | None = None
     waiting_bytes: int = 0
+    digests: list[bytes] = field(default_factory=list)
+    repeated: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
 class _Entry:
     payload: bytes
     batch: MetricBatch
+    digest: bytes
     done: Future[None] = field(default_factory=Future)
 
 
@@ -67,6 +74,8 @@ class Journal:
         limit_bytes: int,
         max_waiting_columns_bytes: int,
         max_waiting_records: int,
+        dedupe_window_seconds: int,
+        max_requests_remembered: int,
     ) -> None:
         self._directory = data_dir / "wal"
         self._lock_path = data_dir / "lock"
@@ -76,6 +85,13 @@ class Journal:
         self._max_waiting_columns_bytes = max_waiting_columns_bytes
         self._entries: queue.Queue[_Entry | None] = queue.Queue(max_waiting_records)
         self._lock = threading.Lock()
+        self._seen = SeenRequests(
+            self._directory / "seen",
+            window_seconds=dedupe_window_seconds,
+            max_requests=max_requests_remembered,
+        )
+        self._pending: dict[bytes, Future[None]] = {}
+        self._pending_lock = threading.Lock()
         self._sealed: list[Segment] = []
         self._sealed_bytes = 0
         self._waiting_columns_bytes = 0
@@ -103,6 +119,7 @@ class Journal:
                 path = wal.segment_path(self._directory, number)
                 status = path.stat()
                 self._sealed.append(Segment(number, path, status.st_size, status.st_mtime))
+            self._recognise(self._seen.load(int(time.time())))
             self._sealed_bytes = sum(segment.size_bytes for segment in self._sealed)
             self._next_number = numbers[-1] + 1 if numbers else 1
             self._start_segment()
@@ -113,6 +130,24 @@ class Journal:
         self._closed = False
         self._report()
         self._thread.start()
+
+    def _recognise(self, owners: dict[bytes, int]) -> None:
+        """Remember the requests of segments of earlier runs, and find those that stand in two.
+
+        A request can stand in two where the disk failed under the first: it was not acknowledged,
+        and was sent again. One of them, the same after every start, stores it.
+        """
+        now = int(time.time())
+        for segment in self._sealed:
+            records = wal.read_segment(segment.path.read_bytes(), segment.number)
+            mine: set[bytes] = set()
+            for position, record in enumerate(r for r in records if isinstance(r, Record)):
+                digest = digest_of(record.arrival.stream, record.body)
+                if owners.setdefault(digest, segment.number) != segment.number or digest in mine:
+                    segment.repeated.add(position)
+                mine.add(digest)
+                segment.digests.append(digest)
+                self._seen.add(digest, now)
 
     def _take_data_directory(self) -> None:
         try:
@@ -132,18 +167,30 @@ class Journal:
                 hint="stop it, or give this one a --data-dir of its own",
             ) from None
 
-    def append(self, record: Record, batch: MetricBatch) -> Future[None]:
+    def earlier(self, digest: bytes) -> Future[None] | None:
+        """The same request's first try, done or on its way; None where there was none."""
+        with self._pending_lock:
+            pending = self._pending.get(digest)
+            if pending is None and digest in self._seen:
+                pending = Future()
+                pending.set_result(None)
+            return pending
+
+    def append(self, record: Record, batch: MetricBatch, digest: bytes) -> Future[None]:
         """Queue a record; the future is done when it is durable, or fails with a LogError."""
         payload = record.payload()
         if self._closed:
             raise LogError("the log is closing")
         if self.size_bytes + len(payload) > self._limit_bytes:
             raise LogError("the log is full: storage has not taken what waits in it")
-        entry = _Entry(payload, batch)
-        try:
-            self._entries.put_nowait(entry)
-        except queue.Full:
-            raise LogError("too many requests wait for the log") from None
+        entry = _Entry(payload, batch, digest)
+        entry.done.set_running_or_notify_cancel()  # a client that goes away cancels nothing
+        with self._pending_lock:
+            try:
+                self._entries.put_nowait(entry)
+            except queue.Full:
+                raise LogError("too many requests wait for the log") from None
+            self._pending[digest] = entry.done
         return entry.done
 
     @property
@@ -188,7 +235,12 @@ class Journal:
         except Exception as error:  # the thread must outlive any surprise: requests wait for it
             log.exception("unexpected error in the log")
             failure = LogError(f"the log failed: {type(error).__name__}")
+        now = int(time.time())
         for entry in group:
+            with self._pending_lock:
+                self._pending.pop(entry.digest, None)
+                if failure is None:
+                    self._seen.add(entry.digest, now)
             if failure is None:
                 entry.done.set_result(None)
             else:
@@ -212,6 +264,7 @@ class Journal:
             raise
         self._telemetry.fsync_seconds.observe(time.monotonic() - started)
         self._keep_batches([entry.batch for entry in group])
+        self._current.digests += [entry.digest for entry in group]
         self._current.size_bytes = self._writer.size_bytes
         if self._writer.size_bytes >= self._segment_bytes:
             self._seal_locked()
@@ -265,9 +318,11 @@ class Journal:
                 # the highest number must stay on disk: start its successor before removing it
                 self._start_segment()
             try:
+                # from here on only the files of `seen` know these requests
+                self._seen.persist(segment.digests, segment.number, int(time.time()))
                 segment.path.unlink(missing_ok=True)
             except OSError as error:
-                raise LogError(f"cannot remove '{segment.path}': {error.strerror}") from None
+                raise LogError(f"cannot release '{segment.path}': {error.strerror}") from None
             self._sealed.remove(segment)
             self._sealed_bytes -= segment.size_bytes
             self._waiting_columns_bytes -= segment.waiting_bytes

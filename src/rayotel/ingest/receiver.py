@@ -23,6 +23,7 @@ from rayotel.ingest.admission import Admission, Ticket
 from rayotel.ingest.decoding import CONTENT_TYPES, JSON, Decoder
 from rayotel.ingest.journal import Journal
 from rayotel.ingest.otlp_json import MalformedJson
+from rayotel.ingest.seen import digest_of
 from rayotel.ingest.wal import Record
 from rayotel.ingest.wire import MalformedProtobuf
 from rayotel.lake.layout import MAX_STREAM_NAME_CHARACTERS, is_stream_name
@@ -118,20 +119,36 @@ class Receiver:
         )
 
     async def _store(self, record: Record, ticket: Ticket) -> MetricBatch:
-        """Decode beside the event loop, append, and wait until it is durable."""
+        """Decode beside the event loop, append, and wait until it is durable.
+
+        A request that was sent before is not stored again, and answered when the first one is.
+        """
         if self._threads is None:
             self._threads = CapacityLimiter(DECODE_THREADS)
-        batch = await anyio.to_thread.run_sync(self._decode, record, ticket, limiter=self._threads)
-        if not batch.accepted_points:
+        digest, batch = await anyio.to_thread.run_sync(
+            self._digest_and_decode, record, ticket, limiter=self._threads
+        )
+        # no await between this look and the append: two tries at once cannot both be the first
+        earlier = self._journal.earlier(digest)
+        if earlier is not None:
+            self._telemetry.duplicates.inc()
+            batch = MetricBatch(record.arrival)
+        elif not batch.accepted_points:
             return batch
         try:
-            await asyncio.wrap_future(self._journal.append(record, batch))
+            await asyncio.wrap_future(earlier or self._journal.append(record, batch, digest))
         except LogError as error:
             log.warning("a request is answered 503: %s", error.message)
             raise TryLater(
                 503, error.message, retry_after_seconds=RETRY_AFTER_FULL_LOG_SECONDS
             ) from None
         return batch
+
+    def _digest_and_decode(self, record: Record, ticket: Ticket) -> tuple[bytes, MetricBatch]:
+        digest = digest_of(record.arrival.stream, record.body)
+        if self._journal.earlier(digest) is not None:
+            return digest, MetricBatch(record.arrival)
+        return digest, self._decode(record, ticket)
 
     def _decode(self, record: Record, ticket: Ticket) -> MetricBatch:
         inflated = 0
