@@ -33,7 +33,7 @@ docs: $(STAMP)  ## write the generated parts of the documents anew
 	$(BIN)/python tests/generated_docs.py
 
 bench: $(STAMP)  ## measure, and print one table
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/bench.py
 
 stack: $(STAMP)  ## run the processes of docker-compose.yml on loopback, without Docker
 	$(BIN)/python stack/run.py $(ARGS)

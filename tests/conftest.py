@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import RECORDING, S3_KEY_ID, S3_SECRET, Server, s3_server
+from harness import RECORDING, S3_KEY_ID, S3_SECRET, Server, make_bucket, s3_server
 from rayotel import replay
 from rayotel.lake.storage import Storage, open_storage
 from rayotel.replay import Recording
@@ -47,8 +47,8 @@ def make_storage(
             settings = {"RAYOTEL_STORAGE": str(tmp_path / f"lake-{number}")}
             storage = open_storage(settings["RAYOTEL_STORAGE"])
         else:
-            url, directory = request.getfixturevalue("s3")
-            (directory / f"bucket{number}").mkdir()
+            url, _ = request.getfixturevalue("s3")
+            make_bucket(url, f"bucket{number}")
             settings = {
                 "RAYOTEL_STORAGE": f"s3://bucket{number}/some/prefix",
                 "RAYOTEL_S3_ENDPOINT": url,

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import boto3
 import httpx
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
@@ -154,6 +155,19 @@ def s3_server(directory: Path) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+
+
+def make_bucket(url: str, name: str) -> None:
+    """Make a bucket by the server's own means: it remembers for a while what it did not have."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=url,
+        region_name="us-east-1",
+        aws_access_key_id=S3_KEY_ID,
+        aws_secret_access_key=S3_SECRET,
+    )
+    client.create_bucket(Bucket=name)
+    client.close()
 
 
 def _answers(url: str) -> bool:

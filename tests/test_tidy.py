@@ -30,7 +30,7 @@ OWNERS = {
     "prometheus_client": {"telemetry.py"},
     "httpx": {"replay.py", "demo.py"},
     "google": {"ingest/wire.py", "ingest/otlp_json.py", "ingest/answers.py"},
-    "fcntl": {"ingest/journal.py"},
+    "fcntl": {"ingest/journal.py", "lake/compactor.py"},
     "rich": {"cli.py", "query/table.py"},
     "tomllib": {"config.py"},
 }

@@ -26,6 +26,7 @@ from rayotel.ingest.committer import Committer
 from rayotel.ingest.decoding import JSON, PROTOBUF, Decoder
 from rayotel.ingest.journal import Journal
 from rayotel.ingest.receiver import Receiver
+from rayotel.lake.compactor import Compactor, CompactorThread, Schedule, Tidied
 from rayotel.lake.storage import Storage, open_storage
 from rayotel.telemetry import Telemetry
 from rayotel.web import status
@@ -72,10 +73,26 @@ class Service:
             max_label_columns=settings.max_label_columns,
         )
 
+        self._compactor = CompactorThread(
+            Compactor(
+                self.storage,
+                Path(settings.data_dir) / "compaction",
+                Schedule(settings.compaction_after_seconds, settings.compaction_grace_seconds),
+            ),
+            lambda: self.journal.receiver,
+            settings.compaction_interval_seconds,
+            self._tidied,
+        )
+
+    def _tidied(self, done: Tidied) -> None:
+        self.telemetry.hours_compacted.inc(done.hours)
+        self.telemetry.parts_removed.inc(done.removed)
+
     def open(self) -> None:
-        """Take the data directory, find what earlier runs left, begin to commit."""
+        """Take the data directory, find what earlier runs left, begin to commit and compact."""
         self.journal.open()
         self.committer.start()
+        self._compactor.start()
         self._ready = True
 
     def close(self) -> bool:
@@ -83,6 +100,7 @@ class Service:
         self._ready = False
         self.journal.stop_appending()
         done = self.committer.stop(self._settings.shutdown_timeout_seconds)
+        self._compactor.stop()
         if not done:
             log.error(
                 "%d bytes wait in the log and are committed at the next start",

@@ -222,6 +222,42 @@ def streams(
 
 
 @cli.command()
+@click.argument("name", required=False)
+@click.option(
+    "--adopt",
+    metavar="RECEIVER",
+    help="Compact the parts of this receiver, whose server is gone for good.",
+)
+@_lake_options
+def compact(name: str | None, adopt: str | None, **lake: Any) -> None:
+    """Merge the parts of hours that are over into one sorted part each; of stream NAME only.
+
+    A server does this by itself. Only the parts of this data directory's own receiver are touched,
+    unless another is adopted; questions that run meanwhile see nothing of it.
+    """
+    from rayotel.ingest.wal import known_receiver_id
+    from rayotel.lake.compactor import Compactor, Schedule
+    from rayotel.lake.layout import is_receiver_id
+
+    settings = config.load(lake)
+    storage = _storage(settings)
+    if adopt is not None and not is_receiver_id(adopt):
+        raise UsageError(f"'{adopt[:40]}' is not a receiver id", hint="it has 12 hex digits")
+    data_dir = Path(settings.data_dir)
+    receiver = adopt or known_receiver_id(data_dir / "wal")
+    schedule = Schedule(settings.compaction_after_seconds, settings.compaction_grace_seconds)
+    done = Compactor(storage, data_dir / "compaction", schedule).run(
+        receiver,
+        streams=None if name is None else [name],
+        progress=lambda job: _say(f"{len(job.inputs)} parts -> {job.output.key}"),
+    )
+    _say(
+        f"{done.hours} hours compacted: {done.inputs} parts with {done.rows} rows;"
+        f" {done.removed} parts removed that had been covered before"
+    )
+
+
+@cli.command()
 @click.argument("directory")
 @click.option(
     "--url", default="http://127.0.0.1:8000", show_default=True, help="Where the server is."
@@ -315,17 +351,22 @@ def _question(
     return sql, params
 
 
+def _storage(settings: Settings) -> Storage:
+    from rayotel.lake.storage import open_storage
+
+    return open_storage(
+        settings.storage_url, s3_endpoint=settings.s3_endpoint, s3_region=settings.s3_region
+    )
+
+
 def _open_lake(
     lake: Mapping[str, Any], since: str | None, from_: str | None, to: str | None
 ) -> tuple[Storage, Limits, TimeRange]:
-    from rayotel.lake.storage import open_storage
     from rayotel.query.session import Limits
     from rayotel.query.timerange import time_range
 
-    settings: Settings = config.load(lake)
-    storage = open_storage(
-        settings.storage_url, s3_endpoint=settings.s3_endpoint, s3_region=settings.s3_region
-    )
+    settings = config.load(lake)
+    storage = _storage(settings)
     limits = Limits(
         settings.query_memory_bytes, settings.query_threads, settings.query_timeout_seconds
     )

@@ -77,6 +77,15 @@ class Settings:
     )
     max_series_cached: int = _setting(200_000, "series remembered between requests")
     max_label_columns: int = _setting(512, "label columns of a stream; the rest becomes JSON")
+    compaction_interval_seconds: float = _setting(
+        300.0, "how often a server looks for hours to merge"
+    )
+    compaction_after_seconds: float = _setting(
+        900.0, "how long an hour must be over before its parts are merged"
+    )
+    compaction_grace_seconds: float = _setting(
+        900.0, "how long merged parts stay for questions that began before"
+    )
     query_memory_bytes: int = _setting(4096 * MIB, "memory of one SQL query")
     query_threads: int = _setting(0, "threads of one SQL query; 0: one per core")
     query_timeout_seconds: float = _setting(300.0, "longest run of one SQL query")
@@ -110,6 +119,11 @@ class Settings:
         if self.max_bytes_in_flight < self.max_compressed_body_bytes + self.max_inflated_body_bytes:
             raise UsageError(
                 "setting 'max_bytes_in_flight' cannot hold one largest body, sent and decompressed"
+            )
+        if self.query_timeout_seconds > self.compaction_grace_seconds:
+            raise UsageError(
+                "setting 'query_timeout_seconds' must not be larger than"
+                " 'compaction_grace_seconds': a question would lose its parts while it runs"
             )
         if self.port > 65535:
             raise UsageError("setting 'port' is out of range")

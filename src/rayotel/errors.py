@@ -7,6 +7,7 @@ RayotelError
 ├── RequestRefused          an HTTP request is answered with an error status
 │   ├── NeverAcceptable     4xx: the same request can never be accepted, the sender may drop it
 │   └── TryLater            408 or 503: nothing is wrong with the request, the sender shall retry
+├── LakeError               parts do not hold what their names promise: never retry as it is
 ├── LogError                the write-ahead log could not make a record durable: retry
 └── StorageError            the storage did not do what was asked
     ├── StorageMissing      the object is not there: never retry
@@ -64,6 +65,10 @@ class TryLater(RequestRefused):
 
 class LogError(RayotelError):
     """The write-ahead log has no room or its disk failed; the record did not land. Retry."""
+
+
+class LakeError(RayotelError):
+    """A part that is damaged or is none. Never retry before it is moved aside."""
 
 
 class StorageError(RayotelError):

@@ -47,6 +47,12 @@ class Telemetry:
             "rayotel_bytes_in_flight", "Bytes of bodies held for requests being worked on.",
             registry=registry,
         )  # fmt: skip
+        self._add_storage_metrics(registry)
+        about = Gauge("rayotel_info", "Version of the server.", ["version"], registry=registry)
+        about.labels(__version__).set(1)
+
+    def _add_storage_metrics(self, registry: CollectorRegistry) -> None:
+        """From the log to the lake."""
         self.wal_bytes = Gauge(
             "rayotel_wal_bytes", "Bytes in the write-ahead log not committed yet.",
             registry=registry,
@@ -74,6 +80,13 @@ class Telemetry:
         self.part_bytes = Counter(
             "rayotel_part_bytes", "Bytes of Parquet parts written.", registry=registry
         )
+        self.hours_compacted = Counter(
+            "rayotel_hours_compacted", "Hours whose parts became one.", registry=registry
+        )
+        self.parts_removed = Counter(
+            "rayotel_parts_removed", "Parts removed after another had covered them.",
+            registry=registry,
+        )  # fmt: skip
         self.damaged_bytes = Counter(
             "rayotel_wal_damaged_bytes", "Bytes of the log that were unreadable and moved aside.",
             ["place"], registry=registry,
@@ -82,8 +95,6 @@ class Telemetry:
             "rayotel_wal_undecodable_records", "Records that could not be decoded again.",
             registry=registry,
         )  # fmt: skip
-        about = Gauge("rayotel_info", "Version of the server.", ["version"], registry=registry)
-        about.labels(__version__).set(1)
 
     def accepted(self, stream: str, points: int) -> None:
         """Count acknowledged points; streams beyond the bound are counted together."""

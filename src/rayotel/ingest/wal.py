@@ -216,6 +216,24 @@ def segment_path(directory: Path, number: int) -> Path:
     return directory / f"{number:012d}.wal"
 
 
+def known_receiver_id(directory: Path) -> str:
+    """The id of the receiver that owns this log. Raises LogError where there is none."""
+    path = directory / "receiver-id"
+    try:
+        text = path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError as error:
+        raise LogError(
+            f"cannot read '{path}': {error.strerror}",
+            hint="give the --data-dir of a server that has run",
+        ) from None
+    if not is_receiver_id(text):
+        raise LogError(
+            f"'{path}' does not hold a receiver id",
+            hint="restore it, or move the directory 'wal' aside to start with a new one",
+        )
+    return text
+
+
 def receiver_id(directory: Path) -> str:
     """The id of the receiver that owns this log, made and made durable at first use.
 
@@ -224,13 +242,7 @@ def receiver_id(directory: Path) -> str:
     """
     path = directory / "receiver-id"
     if path.exists():
-        text = path.read_text(encoding="ascii", errors="replace").strip()
-        if not is_receiver_id(text):
-            raise LogError(
-                f"'{path}' does not hold a receiver id",
-                hint="restore it, or move the directory 'wal' aside to start with a new one",
-            )
-        return text
+        return known_receiver_id(directory)
     new = os.urandom(6).hex()
     temporary = path.with_suffix(".new")
     with temporary.open("w", encoding="ascii") as file:

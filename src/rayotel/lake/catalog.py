@@ -19,14 +19,19 @@ def streams(storage: Storage) -> list[str]:
 
 def parts(storage: Storage, stream: str, range_: TimeRange | None = None) -> list[Part]:
     """The visible parts of a stream whose hour touches the range, in order of their names."""
+    return layout.visible(all_parts(storage, stream, range_))
+
+
+def all_parts(storage: Storage, stream: str, range_: TimeRange | None = None) -> list[Part]:
+    """The same with the parts that others cover, in no promised order."""
     wanted = range_ or TimeRange()
     found: dict[str, Part] = {}
     for prefix in _prefixes(stream, wanted):
         for item in storage.objects(prefix):
             name = layout.parse_key(item.key)
             if name is not None and name.stream == stream and wanted.touches_hour(name.hour):
-                found[item.key] = Part(name, item.size_bytes)
-    return layout.visible(found.values())
+                found[item.key] = Part(name, item.size_bytes, item.written_unix)
+    return list(found.values())
 
 
 def _prefixes(stream: str, range_: TimeRange) -> list[str]:

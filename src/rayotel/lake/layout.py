@@ -71,6 +71,7 @@ class Part:
 
     name: PartName
     size_bytes: int
+    written_unix: float = 0.0
 
 
 def stream_prefix(stream: str) -> str:

@@ -7,6 +7,10 @@ out of the file: every reader sees plain Parquet types.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,10 +24,20 @@ _SPLIT_BY_BYTE = ("data_point_value", "data_point_sum", "data_point_min", "data_
 def to_parquet(table: pa.Table, stream: str) -> memoryview:
     """The bytes of a part. `table` has the columns of `schema.METRIC_COLUMNS`, then labels."""
     sink = pa.BufferOutputStream()
-    dictionary = [name for name in table.column_names if name not in _SPLIT_BY_BYTE]
+    with part_writer(sink, table.schema, stream) as writer:
+        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+    return memoryview(sink.getvalue())
+
+
+@contextlib.contextmanager
+def part_writer(
+    where: Path | pa.NativeFile, columns: pa.Schema, stream: str
+) -> Iterator[pq.ParquetWriter]:
+    """A writer of a part, to a file or a buffer, with the encodings and marks of all parts."""
+    dictionary = [name for name in columns.names if name not in _SPLIT_BY_BYTE]
     with pq.ParquetWriter(
-        sink,
-        table.schema,
+        where,
+        columns,
         compression="zstd",
         compression_level=ZSTD_LEVEL,
         use_dictionary=dictionary,
@@ -32,6 +46,5 @@ def to_parquet(table: pa.Table, stream: str) -> memoryview:
         version="2.6",
         data_page_version="1.0",
     ) as writer:
-        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        yield writer
         writer.add_key_value_metadata({"rayotel.version": __version__, "rayotel.stream": stream})
-    return memoryview(sink.getvalue())

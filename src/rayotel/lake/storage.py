@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -16,10 +17,14 @@ from rayotel.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object as a listing shows it; `key` is relative to the lake."""
+    """An object as a listing shows it; `key` is relative to the lake.
+
+    `written_unix`: when it was written by the storage's clock, seconds since 1970.
+    """
 
     key: str
     size_bytes: int
+    written_unix: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,12 @@ class Storage(Protocol):
 
     def put(self, key: str, content: memoryview) -> None:
         """Write an object whole and durably; afterwards it is there, or an error says otherwise."""
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Like `put`, from a file: for objects larger than memory should hold."""
+
+    def fetch(self, key: str, path: Path) -> None:
+        """Copy an object into a file. Raises StorageMissing where there is none."""
 
     def read(self, key: str) -> bytes:
         """All bytes of an object. Raises StorageMissing where there is none."""

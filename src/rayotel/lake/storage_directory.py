@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from rayotel.errors import StorageDenied, StorageError, StorageMissing, StorageUnavailable
 from rayotel.lake.storage import StoredObject
@@ -52,6 +55,14 @@ class DirectoryStorage:
 
     def put(self, key: str, content: memoryview) -> None:
         """Write, fsync, rename, fsync the directories."""
+        self._put(key, io.BytesIO(content))
+
+    def put_file(self, key: str, path: Path) -> None:
+        """The same, from a file."""
+        with path.open("rb") as source:
+            self._put(key, source)
+
+    def _put(self, key: str, source: IO[bytes]) -> None:
         target = self._root / key
         temporary = self._root / TEMPORARY / uuid.uuid4().hex
         with _translated(f"write '{key}' in '{self._root}'"):
@@ -59,7 +70,7 @@ class DirectoryStorage:
             temporary.parent.mkdir(exist_ok=True)
             try:
                 with temporary.open("xb") as file:
-                    file.write(content)
+                    shutil.copyfileobj(source, file)
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.replace(target)
@@ -68,6 +79,11 @@ class DirectoryStorage:
                 raise
             for directory in (target.parent, *made):
                 _sync_directory(directory)
+
+    def fetch(self, key: str, path: Path) -> None:
+        """Copy the file."""
+        with _translated(f"read '{key}' in '{self._root}'"):
+            shutil.copyfile(self._root / key, path)
 
     def read(self, key: str) -> bytes:
         """The file's content."""
@@ -86,7 +102,8 @@ class DirectoryStorage:
                 if not key.startswith(prefix):
                     continue
                 with contextlib.suppress(FileNotFoundError):  # removed since the walk saw it
-                    yield StoredObject(key, path.stat().st_size)
+                    status = path.stat()
+                    yield StoredObject(key, status.st_size, status.st_mtime)
 
     def folders(self, prefix: str) -> list[str]:
         """Directories directly below."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 30
 MAX_ATTEMPTS = 3
+FETCH_STEP_BYTES = 1024 * 1024
 _MISSING = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
 _DENIED = {
     "AccessDenied", "403", "401", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch",
@@ -124,6 +126,19 @@ class S3Storage:
                 Bucket=self._bucket, Key=self._prefix + key, Body=bytes(content)
             )
 
+    def put_file(self, key: str, path: Path) -> None:
+        """One PUT of a file's content, read as it is sent."""
+        with _translated(f"write '{key}' to '{self.url}'"), path.open("rb") as source:
+            self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=source)
+
+    def fetch(self, key: str, path: Path) -> None:
+        """One GET, written as it comes."""
+        with _translated(f"read '{key}' from '{self.url}'"):
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            with path.open("wb") as file:
+                for piece in answer["Body"].iter_chunks(FETCH_STEP_BYTES):
+                    file.write(piece)
+
     def read(self, key: str) -> bytes:
         """One GET."""
         with _translated(f"read '{key}' from '{self.url}'"):
@@ -139,7 +154,11 @@ class S3Storage:
         with _translated(f"list '{self.url}'"):
             for page in pages:
                 for item in page.get("Contents", ()):
-                    yield StoredObject(item["Key"].removeprefix(self._prefix), item["Size"])
+                    yield StoredObject(
+                        item["Key"].removeprefix(self._prefix),
+                        item["Size"],
+                        item["LastModified"].timestamp(),
+                    )
 
     def folders(self, prefix: str) -> list[str]:
         """Common prefixes up to the next `/`."""

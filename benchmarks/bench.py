@@ -1,7 +1,7 @@
 """Measure rayotel on the recorded cluster, and print one Markdown table.
 
-Absolute figures are of one machine and one moment; the ratios to `FromString`, the official protobuf
-parser run on the same bytes in the same process, hold better. Nothing here is asserted.
+Absolute figures are of one machine and one moment; the ratios to `FromString`, the official
+protobuf parser run on the same bytes in the same process, hold better. Nothing here is asserted.
 """
 
 from __future__ import annotations

@@ -1,0 +1,160 @@
+"""Keeping a lake tidy: merge hours that are over, remove what has been covered long enough.
+
+The same pass serves the server's background thread and `rayotel compact`; a lock file in the data
+directory keeps them apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayotel.errors import DataDirectoryBusy, LakeError, StorageError
+from rayotel.lake import catalog, compaction
+from rayotel.lake.compaction import Job
+from rayotel.lake.merge import merge
+from rayotel.lake.storage import Storage
+
+STOP_TIMEOUT_SECONDS = 60.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Tidied:
+    """What a pass did."""
+
+    hours: int = 0
+    inputs: int = 0
+    rows: int = 0
+    removed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When. `after_seconds`: how long an hour must be over; `grace_seconds`: how long covered
+    parts linger for questions that began before."""
+
+    after_seconds: float
+    grace_seconds: float
+
+
+class Compactor:
+    """Compacts the parts of one receiver. `work` is a directory of its own to spill into."""
+
+    def __init__(self, storage: Storage, work: Path, schedule: Schedule) -> None:
+        self._storage = storage
+        self._work = work
+        self._schedule = schedule
+
+    def run(
+        self,
+        receiver: str,
+        *,
+        streams: list[str] | None = None,
+        is_stopping: Callable[[], bool] = bool,
+        progress: Callable[[Job], object] = id,
+    ) -> Tidied:
+        """One pass over all streams, or those named. Raises StorageError, LakeError, OSError."""
+        done = Tidied()
+        with self._alone():
+            for stream in catalog.streams(self._storage) if streams is None else streams:
+                parts = catalog.all_parts(self._storage, stream)
+                now = time.time()
+                for part in compaction.removable(
+                    parts, receiver, now, self._schedule.grace_seconds
+                ):
+                    self._storage.delete(part.name.key)
+                    done.removed += 1
+                for job in compaction.jobs(parts, receiver, now, self._schedule.after_seconds):
+                    if is_stopping():
+                        return done
+                    progress(job)
+                    done.rows += self._merge(job)
+                    done.hours += 1
+                    done.inputs += len(job.inputs)
+        return done
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        self._work.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self._work / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise DataDirectoryBusy(
+                    "another compaction runs in this data directory", hint="try again later"
+                ) from None
+            yield
+        finally:
+            os.close(lock)
+
+    def _merge(self, job: Job) -> int:
+        """Fetch, merge, write. A crash anywhere leaves the inputs as they were."""
+        spill = self._work / "spill"
+        shutil.rmtree(spill, ignore_errors=True)  # what a crash left
+        spill.mkdir()
+        try:
+            paths = []
+            for number, part in enumerate(job.inputs):
+                path = spill / f"input-{number:06d}.parquet"
+                self._storage.fetch(part.name.key, path)
+                paths.append(path)
+            output = spill / "output.parquet"
+            try:
+                rows = merge(paths, output, job.output.stream, spill)
+            except (ValueError, KeyError, TypeError) as error:
+                raise LakeError(
+                    f"cannot merge {len(paths)} parts into '{job.output.key}': {error}",
+                    hint="rayotel verify names the part that is damaged",
+                ) from error
+            self._storage.put_file(job.output.key, output)
+            return rows
+        finally:
+            shutil.rmtree(spill, ignore_errors=True)
+
+
+class CompactorThread:
+    """Runs a pass every so often. `start`, then `stop`; a failure is logged and tried again."""
+
+    def __init__(
+        self,
+        compactor: Compactor,
+        receiver: Callable[[], str],
+        interval_seconds: float,
+        done: Callable[[Tidied], None],
+    ) -> None:
+        self._compactor = compactor
+        self._receiver = receiver
+        self._interval_seconds = interval_seconds
+        self._done = done
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="compactor", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the first pass comes after one interval."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the hour that is being merged; a longer one is given up unharmed."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_TIMEOUT_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._interval_seconds):
+            try:
+                self._done(self._compactor.run(self._receiver(), is_stopping=self._stopping.is_set))
+            except (StorageError, LakeError, DataDirectoryBusy, OSError) as error:
+                log.warning("compaction waits: %s", error)
+            except Exception:
+                log.exception("compaction failed unexpectedly")

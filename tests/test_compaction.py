@@ -1,0 +1,282 @@
+"""Hours that are over become one part, and no question ever notices."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness import PROTOBUF, Server, ask, gauge_request, rayotel, wait_until
+from rayotel.errors import LakeError
+from rayotel.ingest.decoding import PROTOBUF as PROTOBUF_TYPE
+from rayotel.ingest.decoding import Decoder
+from rayotel.ingest.wal import Record
+from rayotel.lake import catalog, compaction, layout, merge, parts, rows
+from rayotel.lake.compactor import Compactor, Schedule
+from rayotel.lake.layout import Part, PartName
+from rayotel.lake.rows import LabelColumns
+from rayotel.lake.storage import Storage, open_storage
+from rayotel.model import NANOSECONDS_PER_HOUR, Arrival
+from rayotel.replay import Recording
+
+RECEIVER = "0123456789ab"
+OTHER = "ba9876543210"
+HOUR = 490_000
+START = HOUR * NANOSECONDS_PER_HOUR
+LATER = 1_796_000_000 * 10**9
+NOW = Schedule(after_seconds=0.001, grace_seconds=0.001)
+LINGER = Schedule(after_seconds=0.001, grace_seconds=3600)
+DECODER = Decoder(max_inflated_body_bytes=1 << 26, max_series_cached=10_000)
+EVERYTHING = "SELECT * EXCLUDE (p_timestamp) FROM s ORDER BY ALL"
+
+
+def record(body: bytes, number: int) -> Record:
+    """A request as it would stand in a log."""
+    received = LATER + number
+    return Record(Arrival("metrics", "s", PROTOBUF_TYPE, "identity", received, "", ""), body)
+
+
+def write(storage: Storage, number: int, *bodies: bytes, receiver: str = RECEIVER) -> None:
+    """Commit bodies as one segment."""
+    batches = [DECODER.decode(record(body, number)) for body in bodies]
+    for hour, table in rows.tables_by_hour(batches, LabelColumns(512)).items():
+        name = PartName("s", hour, receiver, number, number, 0)
+        storage.put(name.key, parts.to_parquet(table, "s"))
+
+
+def keys(storage: Storage) -> list[str]:
+    """The names of all parts, without their directories."""
+    return sorted(item.key.rpartition("/")[2] for item in storage.objects(""))
+
+
+def compact(storage: Storage, work: Path, schedule: Schedule = NOW) -> int:
+    """One pass for RECEIVER; how many hours it merged."""
+    return Compactor(storage, work, schedule).run(RECEIVER).hours
+
+
+def test_an_hour_becomes_one_part_with_the_same_rows(storage: Storage, tmp_path: Path) -> None:
+    """Rows stay what they were; the inputs go in a later pass; doing it again does nothing."""
+    for number in range(1, 5):
+        write(storage, number, gauge_request(number, time_unix_nano=START + number, k=str(number)))
+    before = ask(storage, EVERYTHING)
+    assert compact(storage, tmp_path) == 1
+    assert ask(storage, EVERYTHING) == before
+    wait_until(lambda: compact(storage, tmp_path) == 0 and len(keys(storage)) == 1)
+    assert keys(storage) == [f"{RECEIVER}-000000000001-000000000004-1.parquet"]
+    assert ask(storage, EVERYTHING) == before
+
+
+def test_late_points_join_their_hour(storage: Storage, tmp_path: Path) -> None:
+    """An hour that gets a part after it was merged is merged again, a level higher."""
+    for number in (1, 2):
+        write(storage, number, gauge_request(number, time_unix_nano=START + number))
+    compact(storage, tmp_path, LINGER)
+    write(storage, 7, gauge_request(7, time_unix_nano=START + 7))
+    assert len(ask(storage, EVERYTHING)) == 3
+    compact(storage, tmp_path, LINGER)
+    assert f"{RECEIVER}-000000000001-000000000007-2.parquet" in keys(storage)
+    assert len(ask(storage, EVERYTHING)) == 3
+
+
+def test_a_commit_repeated_after_the_merge_changes_nothing(
+    storage: Storage, tmp_path: Path
+) -> None:
+    """A part that a crash makes the committer write again is covered by the part that has it."""
+    for number in (1, 2):
+        write(storage, number, gauge_request(number, time_unix_nano=START + number))
+    compact(storage, tmp_path)
+    write(storage, 2, gauge_request(2, time_unix_nano=START + 2))
+    assert [row["data_point_value"] for row in ask(storage, EVERYTHING)] == [1, 2]
+
+
+def test_other_receivers_and_the_running_hour_are_left_alone(
+    storage: Storage, tmp_path: Path
+) -> None:
+    """A receiver merges its own parts, of hours that are over."""
+    for number in (1, 2):
+        write(storage, number, gauge_request(number, time_unix_nano=START), receiver=OTHER)
+        write(storage, number, gauge_request(number))
+    before = keys(storage)
+    assert compact(storage, tmp_path) == 0
+    assert keys(storage) == before
+
+
+def test_parts_linger_for_questions_that_began_before(storage: Storage, tmp_path: Path) -> None:
+    """Within the grace nothing is removed, so every listed part can still be opened."""
+    for number in (1, 2):
+        write(storage, number, gauge_request(number, time_unix_nano=START + number))
+    listed = catalog.parts(storage, "s")
+    compact(storage, tmp_path, LINGER)
+    compact(storage, tmp_path, LINGER)
+    assert all(storage.read(part.name.key) for part in listed)
+
+
+def test_a_point_sent_twice_is_one(storage: Storage, tmp_path: Path) -> None:
+    """Same series, time and value collapse; another value or time does not. NaN equals NaN."""
+    values = (1.0, 1.0, 2.0, float("nan"), float("nan"))
+    for number, value in enumerate(values, 1):
+        write(storage, number, gauge_request(value, time_unix_nano=START, k="a"))
+    write(storage, 6, gauge_request(1.0, time_unix_nano=START + 1, k="a"))
+    write(storage, 7, gauge_request(1.0, time_unix_nano=START, k="b"))
+    compact(storage, tmp_path)
+    found = ask(storage, "SELECT metric_k, data_point_value AS v FROM s ORDER BY ALL")
+    assert [(row["metric_k"], repr(row["v"])) for row in found] == [
+        ("a", "1.0"),
+        ("a", "1.0"),
+        ("a", "2.0"),
+        ("a", "nan"),
+        ("b", "1.0"),
+    ]
+
+
+def test_labels_that_differ_in_case_meet_in_one_column(storage: Storage, tmp_path: Path) -> None:
+    """Parts that spell a label's column differently merge, and no spelling is forgotten."""
+    write(storage, 1, gauge_request(1, time_unix_nano=START, Version="upper"))
+    write(storage, 2, gauge_request(2, time_unix_nano=START, version="lower"))
+    compact(storage, tmp_path)
+    found = ask(
+        storage,
+        "SELECT metric_version AS v, labels_overflow AS o FROM s ORDER BY data_point_value",
+    )
+    assert found == [
+        {"v": "upper", "o": None},
+        {"v": "lower", "o": '{"metric_version": "lower"}'},
+    ]
+
+
+@pytest.mark.parametrize(("run", "group"), [(262_144, 131_072), (3_000, 700)])
+def test_the_recording_merged_is_the_recording(
+    recording: Recording,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run: int,
+    group: int,
+) -> None:
+    """With one run or many, all rows are there, and in order of series and time."""
+    monkeypatch.setattr(merge, "RUN_ROWS", run)
+    monkeypatch.setattr(merge, "READ_ROWS", run)
+    monkeypatch.setattr(merge, "ROW_GROUP_ROWS", group)
+    storage = open_storage(str(tmp_path / "lake"))
+    bodies = [request.plain_body() for request in recording.requests[:40]]
+    for number in range(4):
+        write(storage, number + 1, *bodies[number::4])
+    before = ask(storage, "SELECT COLUMNS(* EXCLUDE (p_timestamp))::VARCHAR FROM s ORDER BY ALL")
+    assert compact(storage, tmp_path / "work") == 1
+    after = ask(storage, "SELECT COLUMNS(* EXCLUDE (p_timestamp))::VARCHAR FROM s ORDER BY ALL")
+    assert after == before
+    (part,) = catalog.parts(storage, "s")
+    table = pq.read_table(tmp_path / "lake" / part.name.key)
+    names = table.column("metric_name").to_pylist()
+    assert names == sorted(names)
+    assert _one_stretch_per_series(table.column("series_id").to_pylist())
+
+
+def _one_stretch_per_series(ids: list[int]) -> bool:
+    starts = [b for a, b in pairwise([None, *ids]) if a != b]
+    return len(starts) == len(set(ids))
+
+
+part_names = st.builds(
+    lambda first, length, level: PartName("s", HOUR, RECEIVER, first, first + length, level),
+    st.integers(1, 6),
+    st.integers(0, 3),
+    st.integers(0, 2),
+)
+
+
+@settings(max_examples=200)
+@given(st.lists(part_names, unique=True, max_size=8))
+def test_a_merge_covers_all_that_it_read(names: list[PartName]) -> None:
+    """The output's name hides every input, and nothing visible of its hour is left beside it."""
+    found = [Part(name, 1, 0.0) for name in names]
+    for job in compaction.jobs(found, RECEIVER, 1e12, 0):
+        assert all(job.output.covers(part.name) for part in job.inputs)
+        after = layout.visible([*found, Part(job.output, 1, 0.0)])
+        assert [part.name for part in after] == [job.output]
+        assert not compaction.jobs([*found, Part(job.output, 1, 0.0)], RECEIVER, 1e12, 0)
+
+
+def test_questions_during_compaction_see_every_row(storage: Storage, tmp_path: Path) -> None:
+    """While parts are merged and removed over and over, every question gives the right count."""
+    wrong: list[int] = []
+    stop = threading.Event()
+    for number in range(1, 4):
+        write(storage, number, gauge_request(1, 2, 3, time_unix_nano=START + 10 * number))
+
+    def question() -> None:
+        while not stop.is_set():
+            count = ask(storage, "SELECT count(*) AS n FROM s")[0]["n"]
+            if count < 9 or count % 3:
+                wrong.append(count)
+
+    thread = threading.Thread(target=question)
+    thread.start()
+    schedule = Schedule(after_seconds=0.001, grace_seconds=2)
+    for number in range(4, 10):
+        Compactor(storage, tmp_path, schedule).run(RECEIVER)
+        write(storage, number, gauge_request(1, 2, 3, time_unix_nano=START + 10 * number))
+    stop.set()
+    thread.join()
+    assert not wrong
+    assert ask(storage, "SELECT count(*) AS n FROM s")[0]["n"] == 27
+
+
+def test_the_command_and_adoption(
+    make_storage: Callable[[], tuple[Storage, dict[str, str]]], tmp_path: Path
+) -> None:
+    """`rayotel compact` merges the own receiver's hours; --adopt takes over a dead one's."""
+    storage, env = make_storage()
+    with Server(tmp_path / "data", env=env) as server:
+        for number in range(3):
+            server.post(gauge_request(number, time_unix_nano=START), PROTOBUF)
+            server.stop()
+            server.start()
+        assert server.stop() == 0
+    write(storage, 1, gauge_request(1, time_unix_nano=START), receiver=OTHER)
+    write(storage, 2, gauge_request(2, time_unix_nano=START), receiver=OTHER)
+    command = ("compact", "--data-dir", str(tmp_path / "data"))
+    run = rayotel(*command, env=env)
+    assert (run.returncode, run.stdout) == (0, "")
+    assert "1 hours compacted: 3 parts with 3 rows" in run.stderr
+    run = rayotel(*command, "--adopt", OTHER, env=env)
+    assert "1 hours compacted: 2 parts with 2 rows" in run.stderr
+    assert rayotel(*command, "--adopt", "nobody", env=env).returncode == 2
+    missing = rayotel("compact", "--data-dir", str(tmp_path / "none"), env=env)
+    assert missing.returncode == 1
+    assert "hint:" in missing.stderr
+
+
+def test_a_server_compacts_by_itself(tmp_path: Path) -> None:
+    """A running server merges old hours and removes what it covered."""
+    env = {
+        "RAYOTEL_COMPACTION_INTERVAL_SECONDS": "0.2",
+        "RAYOTEL_COMPACTION_AFTER_SECONDS": "1",
+        "RAYOTEL_COMPACTION_GRACE_SECONDS": "1",
+        "RAYOTEL_QUERY_TIMEOUT_SECONDS": "1",
+    }
+    storage = open_storage(str(tmp_path / "data" / "lake"))
+    with Server(tmp_path / "data", env=env) as server:
+        for number in range(3):
+            body = gauge_request(number, time_unix_nano=START)
+            assert server.post(body, PROTOBUF).status_code == 200
+            wait_until(lambda: "timestamp_seconds 0.0" in server.get("/metrics").text)
+        wait_until(lambda: len(keys(storage)) == 1 and "-1-" not in keys(storage)[0])
+        assert ask(storage, "SELECT count(*) AS n FROM raymetrics")[0]["n"] == 3
+        assert server.stop() == 0
+
+
+def test_a_damaged_part_stops_no_other_hour(tmp_path: Path) -> None:
+    """A part that is none is told by name and left where it is; nothing is lost."""
+    storage = open_storage(str(tmp_path / "lake"))
+    write(storage, 1, gauge_request(1, time_unix_nano=START))
+    broken = PartName("s", HOUR, RECEIVER, 2, 2, 0)
+    storage.put(broken.key, memoryview(b"not parquet"))
+    with pytest.raises(LakeError, match="cannot merge"):
+        compact(storage, tmp_path / "work")
+    assert len(keys(storage)) == 2
