@@ -13,46 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import PROTOBUF, Server, ask, gauge_request, rayotel, wait_until
+from lakes import HOUR, OTHER, RECEIVER, START, commit, names
 from rayotel.errors import LakeError
-from rayotel.ingest.decoding import PROTOBUF as PROTOBUF_TYPE
-from rayotel.ingest.decoding import Decoder
-from rayotel.ingest.wal import Record
-from rayotel.lake import catalog, compaction, layout, merge, parts, rows
+from rayotel.lake import catalog, compaction, layout, merge
 from rayotel.lake.compactor import Compactor, Schedule
 from rayotel.lake.layout import Part, PartName
-from rayotel.lake.rows import LabelColumns
 from rayotel.lake.storage import Storage, open_storage
-from rayotel.model import NANOSECONDS_PER_HOUR, Arrival
 from rayotel.replay import Recording
 
-RECEIVER = "0123456789ab"
-OTHER = "ba9876543210"
-HOUR = 490_000
-START = HOUR * NANOSECONDS_PER_HOUR
-LATER = 1_796_000_000 * 10**9
 NOW = Schedule(after_seconds=0.001, grace_seconds=0.001)
 LINGER = Schedule(after_seconds=0.001, grace_seconds=3600)
-DECODER = Decoder(max_inflated_body_bytes=1 << 26, max_series_cached=10_000)
 EVERYTHING = "SELECT * EXCLUDE (p_timestamp) FROM s ORDER BY ALL"
-
-
-def record(body: bytes, number: int) -> Record:
-    """A request as it would stand in a log."""
-    received = LATER + number
-    return Record(Arrival("metrics", "s", PROTOBUF_TYPE, "identity", received, "", ""), body)
-
-
-def write(storage: Storage, number: int, *bodies: bytes, receiver: str = RECEIVER) -> None:
-    """Commit bodies as one segment."""
-    batches = [DECODER.decode(record(body, number)) for body in bodies]
-    for hour, table in rows.tables_by_hour(batches, LabelColumns(512)).items():
-        name = PartName("s", hour, receiver, number, number, 0)
-        storage.put(name.key, parts.to_parquet(table, "s"))
-
-
-def keys(storage: Storage) -> list[str]:
-    """The names of all parts, without their directories."""
-    return sorted(item.key.rpartition("/")[2] for item in storage.objects(""))
 
 
 def compact(storage: Storage, work: Path, schedule: Schedule = NOW) -> int:
@@ -63,24 +34,24 @@ def compact(storage: Storage, work: Path, schedule: Schedule = NOW) -> int:
 def test_an_hour_becomes_one_part_with_the_same_rows(storage: Storage, tmp_path: Path) -> None:
     """Rows stay what they were; the inputs go in a later pass; doing it again does nothing."""
     for number in range(1, 5):
-        write(storage, number, gauge_request(number, time_unix_nano=START + number, k=str(number)))
+        commit(storage, number, gauge_request(number, time_unix_nano=START + number, k=str(number)))
     before = ask(storage, EVERYTHING)
     assert compact(storage, tmp_path) == 1
     assert ask(storage, EVERYTHING) == before
-    wait_until(lambda: compact(storage, tmp_path) == 0 and len(keys(storage)) == 1)
-    assert keys(storage) == [f"{RECEIVER}-000000000001-000000000004-1.parquet"]
+    wait_until(lambda: compact(storage, tmp_path) == 0 and len(names(storage)) == 1)
+    assert names(storage) == [f"{RECEIVER}-000000000001-000000000004-1.parquet"]
     assert ask(storage, EVERYTHING) == before
 
 
 def test_late_points_join_their_hour(storage: Storage, tmp_path: Path) -> None:
     """An hour that gets a part after it was merged is merged again, a level higher."""
     for number in (1, 2):
-        write(storage, number, gauge_request(number, time_unix_nano=START + number))
+        commit(storage, number, gauge_request(number, time_unix_nano=START + number))
     compact(storage, tmp_path, LINGER)
-    write(storage, 7, gauge_request(7, time_unix_nano=START + 7))
+    commit(storage, 7, gauge_request(7, time_unix_nano=START + 7))
     assert len(ask(storage, EVERYTHING)) == 3
     compact(storage, tmp_path, LINGER)
-    assert f"{RECEIVER}-000000000001-000000000007-2.parquet" in keys(storage)
+    assert f"{RECEIVER}-000000000001-000000000007-2.parquet" in names(storage)
     assert len(ask(storage, EVERYTHING)) == 3
 
 
@@ -89,9 +60,9 @@ def test_a_commit_repeated_after_the_merge_changes_nothing(
 ) -> None:
     """A part that a crash makes the committer write again is covered by the part that has it."""
     for number in (1, 2):
-        write(storage, number, gauge_request(number, time_unix_nano=START + number))
+        commit(storage, number, gauge_request(number, time_unix_nano=START + number))
     compact(storage, tmp_path)
-    write(storage, 2, gauge_request(2, time_unix_nano=START + 2))
+    commit(storage, 2, gauge_request(2, time_unix_nano=START + 2))
     assert [row["data_point_value"] for row in ask(storage, EVERYTHING)] == [1, 2]
 
 
@@ -100,17 +71,17 @@ def test_other_receivers_and_the_running_hour_are_left_alone(
 ) -> None:
     """A receiver merges its own parts, of hours that are over."""
     for number in (1, 2):
-        write(storage, number, gauge_request(number, time_unix_nano=START), receiver=OTHER)
-        write(storage, number, gauge_request(number))
-    before = keys(storage)
+        commit(storage, number, gauge_request(number, time_unix_nano=START), receiver=OTHER)
+        commit(storage, number, gauge_request(number))
+    before = names(storage)
     assert compact(storage, tmp_path) == 0
-    assert keys(storage) == before
+    assert names(storage) == before
 
 
 def test_parts_linger_for_questions_that_began_before(storage: Storage, tmp_path: Path) -> None:
     """Within the grace nothing is removed, so every listed part can still be opened."""
     for number in (1, 2):
-        write(storage, number, gauge_request(number, time_unix_nano=START + number))
+        commit(storage, number, gauge_request(number, time_unix_nano=START + number))
     listed = catalog.parts(storage, "s")
     compact(storage, tmp_path, LINGER)
     compact(storage, tmp_path, LINGER)
@@ -121,9 +92,9 @@ def test_a_point_sent_twice_is_one(storage: Storage, tmp_path: Path) -> None:
     """Same series, time and value collapse; another value or time does not. NaN equals NaN."""
     values = (1.0, 1.0, 2.0, float("nan"), float("nan"))
     for number, value in enumerate(values, 1):
-        write(storage, number, gauge_request(value, time_unix_nano=START, k="a"))
-    write(storage, 6, gauge_request(1.0, time_unix_nano=START + 1, k="a"))
-    write(storage, 7, gauge_request(1.0, time_unix_nano=START, k="b"))
+        commit(storage, number, gauge_request(value, time_unix_nano=START, k="a"))
+    commit(storage, 6, gauge_request(1.0, time_unix_nano=START + 1, k="a"))
+    commit(storage, 7, gauge_request(1.0, time_unix_nano=START, k="b"))
     compact(storage, tmp_path)
     found = ask(storage, "SELECT metric_k, data_point_value AS v FROM s ORDER BY ALL")
     assert [(row["metric_k"], repr(row["v"])) for row in found] == [
@@ -137,8 +108,8 @@ def test_a_point_sent_twice_is_one(storage: Storage, tmp_path: Path) -> None:
 
 def test_labels_that_differ_in_case_meet_in_one_column(storage: Storage, tmp_path: Path) -> None:
     """Parts that spell a label's column differently merge, and no spelling is forgotten."""
-    write(storage, 1, gauge_request(1, time_unix_nano=START, Version="upper"))
-    write(storage, 2, gauge_request(2, time_unix_nano=START, version="lower"))
+    commit(storage, 1, gauge_request(1, time_unix_nano=START, Version="upper"))
+    commit(storage, 2, gauge_request(2, time_unix_nano=START, version="lower"))
     compact(storage, tmp_path)
     found = ask(
         storage,
@@ -165,15 +136,15 @@ def test_the_recording_merged_is_the_recording(
     storage = open_storage(str(tmp_path / "lake"))
     bodies = [request.plain_body() for request in recording.requests[:40]]
     for number in range(4):
-        write(storage, number + 1, *bodies[number::4])
+        commit(storage, number + 1, *bodies[number::4])
     before = ask(storage, "SELECT COLUMNS(* EXCLUDE (p_timestamp))::VARCHAR FROM s ORDER BY ALL")
     assert compact(storage, tmp_path / "work") == 1
     after = ask(storage, "SELECT COLUMNS(* EXCLUDE (p_timestamp))::VARCHAR FROM s ORDER BY ALL")
     assert after == before
     (part,) = catalog.parts(storage, "s")
     table = pq.read_table(tmp_path / "lake" / part.name.key)
-    names = table.column("metric_name").to_pylist()
-    assert names == sorted(names)
+    metrics = table.column("metric_name").to_pylist()
+    assert metrics == sorted(metrics)
     assert _one_stretch_per_series(table.column("series_id").to_pylist())
 
 
@@ -192,9 +163,9 @@ part_names = st.builds(
 
 @settings(max_examples=200)
 @given(st.lists(part_names, unique=True, max_size=8))
-def test_a_merge_covers_all_that_it_read(names: list[PartName]) -> None:
+def test_a_merge_covers_all_that_it_read(listed: list[PartName]) -> None:
     """The output's name hides every input, and nothing visible of its hour is left beside it."""
-    found = [Part(name, 1, 0.0) for name in names]
+    found = [Part(name, 1, 0.0) for name in listed]
     for job in compaction.jobs(found, RECEIVER, 1e12, 0):
         assert all(job.output.covers(part.name) for part in job.inputs)
         after = layout.visible([*found, Part(job.output, 1, 0.0)])
@@ -207,7 +178,7 @@ def test_questions_during_compaction_see_every_row(storage: Storage, tmp_path: P
     wrong: list[int] = []
     stop = threading.Event()
     for number in range(1, 4):
-        write(storage, number, gauge_request(1, 2, 3, time_unix_nano=START + 10 * number))
+        commit(storage, number, gauge_request(1, 2, 3, time_unix_nano=START + 10 * number))
 
     def question() -> None:
         while not stop.is_set():
@@ -220,7 +191,7 @@ def test_questions_during_compaction_see_every_row(storage: Storage, tmp_path: P
     schedule = Schedule(after_seconds=0.001, grace_seconds=2)
     for number in range(4, 10):
         Compactor(storage, tmp_path, schedule).run(RECEIVER)
-        write(storage, number, gauge_request(1, 2, 3, time_unix_nano=START + 10 * number))
+        commit(storage, number, gauge_request(1, 2, 3, time_unix_nano=START + 10 * number))
     stop.set()
     thread.join()
     assert not wrong
@@ -238,8 +209,8 @@ def test_the_command_and_adoption(
             server.stop()
             server.start()
         assert server.stop() == 0
-    write(storage, 1, gauge_request(1, time_unix_nano=START), receiver=OTHER)
-    write(storage, 2, gauge_request(2, time_unix_nano=START), receiver=OTHER)
+    commit(storage, 1, gauge_request(1, time_unix_nano=START), receiver=OTHER)
+    commit(storage, 2, gauge_request(2, time_unix_nano=START), receiver=OTHER)
     command = ("compact", "--data-dir", str(tmp_path / "data"))
     run = rayotel(*command, env=env)
     assert (run.returncode, run.stdout) == (0, "")
@@ -266,7 +237,7 @@ def test_a_server_compacts_by_itself(tmp_path: Path) -> None:
             body = gauge_request(number, time_unix_nano=START)
             assert server.post(body, PROTOBUF).status_code == 200
             wait_until(lambda: "timestamp_seconds 0.0" in server.get("/metrics").text)
-        wait_until(lambda: len(keys(storage)) == 1 and "-1-" not in keys(storage)[0])
+        wait_until(lambda: len(names(storage)) == 1 and "-1-" not in names(storage)[0])
         assert ask(storage, "SELECT count(*) AS n FROM raymetrics")[0]["n"] == 3
         assert server.stop() == 0
 
@@ -274,9 +245,9 @@ def test_a_server_compacts_by_itself(tmp_path: Path) -> None:
 def test_a_damaged_part_stops_no_other_hour(tmp_path: Path) -> None:
     """A part that is none is told by name and left where it is; nothing is lost."""
     storage = open_storage(str(tmp_path / "lake"))
-    write(storage, 1, gauge_request(1, time_unix_nano=START))
+    commit(storage, 1, gauge_request(1, time_unix_nano=START))
     broken = PartName("s", HOUR, RECEIVER, 2, 2, 0)
     storage.put(broken.key, memoryview(b"not parquet"))
     with pytest.raises(LakeError, match="cannot merge"):
         compact(storage, tmp_path / "work")
-    assert len(keys(storage)) == 2
+    assert len(names(storage)) == 2

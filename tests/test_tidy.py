@@ -19,19 +19,19 @@ MAX_MODULE_LINES = 500
 RANKS = {
     "errors": 0, "model": 0, "__init__": 0, "config": 1, "telemetry": 1, "asgi": 2,
     "lake": 2, "replay": 2, "ingest": 3, "query": 3, "web": 4, "app": 5, "demo": 5,
-    "cli": 6, "__main__": 7,
+    "console": 4, "tending": 5, "cli": 6, "__main__": 7,
 }  # fmt: skip
 OWNERS = {
     "boto3": {"lake/storage_s3.py"},
     "botocore": {"lake/storage_s3.py"},
     "duckdb": {"query/session.py", "query/guard.py", "query/dialect.py", "query/extension.py"},
     "uvicorn": {"app.py"},
-    "click": {"cli.py"},
+    "click": {"cli.py", "console.py", "tending.py"},
     "prometheus_client": {"telemetry.py"},
     "httpx": {"replay.py", "demo.py"},
     "google": {"ingest/wire.py", "ingest/otlp_json.py", "ingest/answers.py"},
     "fcntl": {"ingest/journal.py", "lake/compactor.py"},
-    "rich": {"cli.py", "query/table.py"},
+    "rich": {"console.py", "query/table.py"},
     "tomllib": {"config.py"},
 }
 

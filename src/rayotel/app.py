@@ -27,6 +27,7 @@ from rayotel.ingest.decoding import JSON, PROTOBUF, Decoder
 from rayotel.ingest.journal import Journal
 from rayotel.ingest.receiver import Receiver
 from rayotel.lake.compactor import Compactor, CompactorThread, Schedule, Tidied
+from rayotel.lake.retention import parse_policies
 from rayotel.lake.storage import Storage, open_storage
 from rayotel.telemetry import Telemetry
 from rayotel.web import status
@@ -77,7 +78,11 @@ class Service:
             Compactor(
                 self.storage,
                 Path(settings.data_dir) / "compaction",
-                Schedule(settings.compaction_after_seconds, settings.compaction_grace_seconds),
+                Schedule(
+                    settings.compaction_after_seconds,
+                    settings.compaction_grace_seconds,
+                    parse_policies(settings.retention, settings.retention_by_stream),
+                ),
             ),
             lambda: self.journal.receiver,
             settings.compaction_interval_seconds,
@@ -87,6 +92,7 @@ class Service:
     def _tidied(self, done: Tidied) -> None:
         self.telemetry.hours_compacted.inc(done.hours)
         self.telemetry.parts_removed.inc(done.removed)
+        self.telemetry.parts_expired.inc(done.expired)
 
     def open(self) -> None:
         """Take the data directory, find what earlier runs left, begin to commit and compact."""

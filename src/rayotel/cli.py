@@ -6,64 +6,20 @@ Heavy modules are imported by the commands that need them, so that the others st
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
 from rayotel import __version__, config
+from rayotel.console import lake_options, open_lake, output_options, range_options, say, write
+from rayotel.console import progress as progress_bar
 from rayotel.errors import RayotelError, UsageError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from rayotel.config import Settings
-    from rayotel.lake.storage import Storage
-    from rayotel.model import TimeRange
-    from rayotel.query.session import Limits
-
-FORMATS = ("table", "json", "ndjson", "csv", "markdown", "parquet")
-Command = TypeVar("Command", bound=Callable[..., None])
-
-
-def _options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def apply(command: Command) -> Command:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return apply
-
-
-_DATA_DIR = click.option(
-    "--data-dir", metavar="DIR", help="Directory of the log and, by default, of the lake."
-)
-_STORAGE = click.option(
-    "--storage", metavar="URL", help="The lake: a directory or s3://bucket/prefix."
-)
-_lake_options = _options(_DATA_DIR, _STORAGE)
-_range_options = _options(
-    click.option("--since", metavar="DURATION", help="Only the last 90s, 15m, 1h30m, 2d, 1w."),
-    click.option("--from", "from_", metavar="TIME", help="Only from this event time (ISO 8601)."),
-    click.option("--to", metavar="TIME", help="Only before this event time (ISO 8601 or now)."),
-)
-_output_options = _options(
-    click.option(
-        "--format",
-        "format_",
-        type=click.Choice(FORMATS),
-        default="table",
-        show_default=True,
-        help="How to write the rows.",
-    ),
-    click.option("--output", metavar="FILE", help="Write to this file, whole or not at all."),
-)
+from rayotel.tending import compact, retention, verify
 
 
 def _settings_epilog() -> str:
@@ -89,7 +45,7 @@ def cli() -> None:
 @cli.command(epilog=_settings_epilog())
 @click.option("--host", metavar="HOST", help="Address to listen on.")
 @click.option("--port", type=int, metavar="PORT", help="Port to listen on.")
-@_lake_options
+@lake_options
 @click.option(
     "--commit-interval-seconds", type=float, metavar="N",
     help="How long points wait in the log before they become Parquet.",
@@ -111,7 +67,7 @@ def serve(**flags: Any) -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    sys.exit(app.serve(config.load(flags), _say))
+    sys.exit(app.serve(config.load(flags), say))
 
 
 class _SqlCommand(click.Command):
@@ -133,12 +89,12 @@ class _SqlCommand(click.Command):
     "--param", "params", multiple=True, metavar="NAME=VALUE",
     help="Value of a parameter, $NAME in the SQL. May be given again.",
 )  # fmt: skip
-@_range_options
-@_output_options
+@range_options
+@output_options
 @click.option(
     "--unlocked", is_flag=True, help="Give the SQL all of DuckDB: files, writes, settings."
 )
-@_lake_options
+@lake_options
 def query(
     sql: str | None,
     file: str | None,
@@ -164,10 +120,10 @@ def query(
     from rayotel.query.session import Session
 
     text, parameters = _question(sql, file, name, _pairs(params))
-    storage, limits, range_ = _open_lake(lake, since, from_, to)
+    storage, limits, range_ = open_lake(lake, since, from_, to)
     with Session(storage, range_, limits, mentioned_in=text, unlocked=unlocked) as session:
         result = session.run(text, parameters)
-        _write(result.schema, result.batches(), format_, output)
+        write(result.schema, result.batches(), format_, output)
 
 
 @cli.command()
@@ -183,15 +139,15 @@ def queries(name: str | None) -> None:
     width = max(len(one.name) for one in found)
     for one in found:
         click.echo(f"{one.name.ljust(width)}  {one.question}")
-    _say("ask one with: rayotel query --name NAME --since 1h")
+    say("ask one with: rayotel query --name NAME --since 1h")
 
 
 @cli.command()
 @click.argument("name", required=False)
 @click.option("--schema", is_flag=True, help="Show the columns of stream NAME and their origin.")
-@_range_options
-@_output_options
-@_lake_options
+@range_options
+@output_options
+@lake_options
 def streams(
     name: str | None,
     schema: bool,
@@ -209,52 +165,16 @@ def streams(
 
     if schema and name is None:
         raise UsageError("--schema needs the name of a stream")
-    storage, limits, range_ = _open_lake(lake, since, from_, to)
+    storage, limits, range_ = open_lake(lake, since, from_, to)
     if schema and name is not None:
         names = ("column", "type", "holds")
         found = overview.columns(storage, name, range_, limits)
         table = pa.table([list(column) for column in zip(*found, strict=True)], names=names)
     else:
         table = overview.table(overview.streams(storage, range_, limits, only=name))
-    _write(table.schema, table.to_batches(), format_, output)
+    write(table.schema, table.to_batches(), format_, output)
     if not table.num_rows:
-        _say(f"no streams in '{storage.url}' in this time range")
-
-
-@cli.command()
-@click.argument("name", required=False)
-@click.option(
-    "--adopt",
-    metavar="RECEIVER",
-    help="Compact the parts of this receiver, whose server is gone for good.",
-)
-@_lake_options
-def compact(name: str | None, adopt: str | None, **lake: Any) -> None:
-    """Merge the parts of hours that are over into one sorted part each; of stream NAME only.
-
-    A server does this by itself. Only the parts of this data directory's own receiver are touched,
-    unless another is adopted; questions that run meanwhile see nothing of it.
-    """
-    from rayotel.ingest.wal import known_receiver_id
-    from rayotel.lake.compactor import Compactor, Schedule
-    from rayotel.lake.layout import is_receiver_id
-
-    settings = config.load(lake)
-    storage = _storage(settings)
-    if adopt is not None and not is_receiver_id(adopt):
-        raise UsageError(f"'{adopt[:40]}' is not a receiver id", hint="it has 12 hex digits")
-    data_dir = Path(settings.data_dir)
-    receiver = adopt or known_receiver_id(data_dir / "wal")
-    schedule = Schedule(settings.compaction_after_seconds, settings.compaction_grace_seconds)
-    done = Compactor(storage, data_dir / "compaction", schedule).run(
-        receiver,
-        streams=None if name is None else [name],
-        progress=lambda job: _say(f"{len(job.inputs)} parts -> {job.output.key}"),
-    )
-    _say(
-        f"{done.hours} hours compacted: {done.inputs} parts with {done.rows} rows;"
-        f" {done.removed} parts removed that had been covered before"
-    )
+        say(f"no streams in '{storage.url}' in this time range")
 
 
 @cli.command()
@@ -281,14 +201,14 @@ def replay(directory: str, url: str, speed: str, shift_to: str | None) -> None:
     settings = config.load()
     shift = replaying.shift_to_now(recording) if shift_to else 0
     credentials = (settings.username, settings.password) if settings.has_credentials else None
-    with _progress("posting", len(recording.requests)) as progress:
+    with progress_bar("posting", len(recording.requests)) as progress:
         outcome = replaying.post(
             recording, url, speed=factor, shift_nano=shift, credentials=credentials,
             progress=progress,
         )  # fmt: skip
     for (path, status), count in sorted(outcome.answers.items()):
-        _say(f"{path}: {count} answered {status}")
-    _say(f"{outcome.seconds:.1f} s, {outcome.retries} tries again")
+        say(f"{path}: {count} answered {status}")
+    say(f"{outcome.seconds:.1f} s, {outcome.retries} tries again")
     if any(status >= 400 for _, status in outcome.answers):
         raise RayotelError("some requests were refused", hint="see the server's log")
 
@@ -301,14 +221,10 @@ def demo() -> None:
     """
     from rayotel import demo as demonstration
 
-    with _progress("replaying", demonstration.request_count()) as progress:
+    with progress_bar("replaying", demonstration.request_count()) as progress:
         steps = demonstration.run(progress)
     for line in steps:
         click.echo(line)
-
-
-def _say(words: str) -> None:
-    click.echo(words, err=True)
 
 
 def _pairs(params: tuple[str, ...]) -> dict[str, str]:
@@ -351,65 +267,6 @@ def _question(
     return sql, params
 
 
-def _storage(settings: Settings) -> Storage:
-    from rayotel.lake.storage import open_storage
-
-    return open_storage(
-        settings.storage_url, s3_endpoint=settings.s3_endpoint, s3_region=settings.s3_region
-    )
-
-
-def _open_lake(
-    lake: Mapping[str, Any], since: str | None, from_: str | None, to: str | None
-) -> tuple[Storage, Limits, TimeRange]:
-    from rayotel.query.session import Limits
-    from rayotel.query.timerange import time_range
-
-    settings = config.load(lake)
-    storage = _storage(settings)
-    limits = Limits(
-        settings.query_memory_bytes, settings.query_threads, settings.query_timeout_seconds
-    )
-    return storage, limits, time_range(since, from_, to, time.time_ns())
-
-
-def _write(schema: pa.Schema, batches: Any, format_: str, output: str | None) -> None:
-    """Rows to standard output or to a file that appears only when it is whole."""
-    if output is None:
-        if format_ == "parquet" and sys.stdout.isatty():
-            raise UsageError("Parquet is not for a terminal", hint="give --output FILE")
-        _write_to(schema, batches, format_, sys.stdout.buffer, sys.stdout)
-        return
-    target = Path(output)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with (
-            temporary.open("wb") as file,
-            open(file.fileno(), "w", encoding="utf-8", closefd=False) as text,
-        ):
-            _write_to(schema, batches, format_, file, text)
-        temporary.replace(target)
-    except OSError as error:
-        raise UsageError(f"cannot write '{output}': {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_to(schema: pa.Schema, batches: Any, format_: str, out: IO[bytes], text: IO[str]) -> None:
-    if format_ != "table":
-        from rayotel.query.formats import STREAMING
-
-        STREAMING[format_](schema, batches, out)
-        out.flush()
-        return
-    from rayotel.query.table import write_table
-
-    shown = write_table(schema, batches, text)
-    text.flush()
-    if shown is not None:
-        _say(f"only the first {shown} rows; --format csv, json or parquet gives all")
-
-
 def _speed(text: str) -> float | None:
     if text == "max":
         return None
@@ -422,16 +279,8 @@ def _speed(text: str) -> float | None:
     return speed
 
 
-@contextlib.contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing in a pipe."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
+for _command in (compact, retention, verify):
+    cli.add_command(_command)
 
 
 def main() -> None:
@@ -439,9 +288,9 @@ def main() -> None:
     try:
         cli(standalone_mode=True)
     except RayotelError as error:
-        _say(f"error: {error.message}")
+        say(f"error: {error.message}")
         if error.hint:
-            _say(f"hint: {error.hint}")
+            say(f"hint: {error.hint}")
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # whoever reads the output has seen enough; what Python still holds must go nowhere

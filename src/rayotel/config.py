@@ -77,6 +77,12 @@ class Settings:
     )
     max_series_cached: int = _setting(200_000, "series remembered between requests")
     max_label_columns: int = _setting(512, "label columns of a stream; the rest becomes JSON")
+    retention: str = _setting(
+        "", "how long streams are kept, by age and size: 30d, 500GB or '90d 1TB'; default: for ever"
+    )
+    retention_by_stream: str = _setting(
+        "", "the same for single streams: 'raylogs: 7d; raytraces: 3d 50GB'"
+    )
     compaction_interval_seconds: float = _setting(
         300.0, "how often a server looks for hours to merge"
     )

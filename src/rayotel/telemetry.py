@@ -87,6 +87,9 @@ class Telemetry:
             "rayotel_parts_removed", "Parts removed after another had covered them.",
             registry=registry,
         )  # fmt: skip
+        self.parts_expired = Counter(
+            "rayotel_parts_expired", "Parts removed by retention.", registry=registry
+        )
         self.damaged_bytes = Counter(
             "rayotel_wal_damaged_bytes", "Bytes of the log that were unreadable and moved aside.",
             ["place"], registry=registry,

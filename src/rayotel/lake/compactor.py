@@ -1,4 +1,4 @@
-"""Keeping a lake tidy: merge hours that are over, remove what has been covered long enough.
+"""Keeping a lake tidy: let go what is not kept, merge hours, remove what has been covered.
 
 The same pass serves the server's background thread and `rayotel compact`; a lock file in the data
 directory keeps them apart.
@@ -14,13 +14,15 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rayotel.errors import DataDirectoryBusy, LakeError, StorageError
 from rayotel.lake import catalog, compaction
 from rayotel.lake.compaction import Job
+from rayotel.lake.layout import Part
 from rayotel.lake.merge import merge
+from rayotel.lake.retention import Policies, Policy
 from rayotel.lake.storage import Storage
 
 STOP_TIMEOUT_SECONDS = 60.0
@@ -36,6 +38,7 @@ class Tidied:
     inputs: int = 0
     rows: int = 0
     removed: int = 0
+    expired: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Schedule:
 
     after_seconds: float
     grace_seconds: float
+    policies: Policies = field(default_factory=lambda: Policies(Policy(), {}))
 
 
 class Compactor:
@@ -67,8 +71,8 @@ class Compactor:
         done = Tidied()
         with self._alone():
             for stream in catalog.streams(self._storage) if streams is None else streams:
-                parts = catalog.all_parts(self._storage, stream)
                 now = time.time()
+                parts = self._kept(stream, now, done)
                 for part in compaction.removable(
                     parts, receiver, now, self._schedule.grace_seconds
                 ):
@@ -82,6 +86,17 @@ class Compactor:
                     done.hours += 1
                     done.inputs += len(job.inputs)
         return done
+
+    def _kept(self, stream: str, now: float, done: Tidied) -> list[Part]:
+        """Remove what the stream's policy no longer keeps; returns the other parts."""
+        parts = catalog.all_parts(self._storage, stream)
+        expired = self._schedule.policies.of(stream).expired(parts, now)
+        for part in expired:
+            log.info("retention removes '%s'", part.name.key)
+            self._storage.delete(part.name.key)
+        done.expired += len(expired)
+        gone = {part.name for part in expired}
+        return [part for part in parts if part.name not in gone]
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -44,6 +44,7 @@ def part_writer(
         use_byte_stream_split=list(_SPLIT_BY_BYTE),
         store_schema=False,
         version="2.6",
+        write_page_checksum=True,
         data_page_version="1.0",
     ) as writer:
         yield writer

@@ -1,0 +1,145 @@
+"""What the commands share: their options, how they open a lake, how they write and speak.
+
+Data goes to standard output, words to standard error. Heavy modules are imported when they are
+needed, so that the other commands start fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from rayotel import config
+from rayotel.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from rayotel.config import Settings
+    from rayotel.lake.storage import Storage
+    from rayotel.model import TimeRange
+    from rayotel.query.session import Limits
+
+FORMATS = ("table", "json", "ndjson", "csv", "markdown", "parquet")
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, shown in the order given."""
+
+    def apply(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+_DATA_DIR = click.option(
+    "--data-dir", metavar="DIR", help="Directory of the log and, by default, of the lake."
+)
+_STORAGE = click.option(
+    "--storage", metavar="URL", help="The lake: a directory or s3://bucket/prefix."
+)
+lake_options = options(_DATA_DIR, _STORAGE)
+range_options = options(
+    click.option("--since", metavar="DURATION", help="Only the last 90s, 15m, 1h30m, 2d, 1w."),
+    click.option("--from", "from_", metavar="TIME", help="Only from this event time (ISO 8601)."),
+    click.option("--to", metavar="TIME", help="Only before this event time (ISO 8601 or now)."),
+)
+output_options = options(
+    click.option(
+        "--format",
+        "format_",
+        type=click.Choice(FORMATS),
+        default="table",
+        show_default=True,
+        help="How to write the rows.",
+    ),
+    click.option("--output", metavar="FILE", help="Write to this file, whole or not at all."),
+)
+
+
+def say(words: str) -> None:
+    """Words for a person."""
+    click.echo(words, err=True)
+
+
+def storage_of(settings: Settings) -> Storage:
+    """The storage that the settings name."""
+    from rayotel.lake.storage import open_storage
+
+    return open_storage(
+        settings.storage_url, s3_endpoint=settings.s3_endpoint, s3_region=settings.s3_region
+    )
+
+
+def open_lake(
+    lake: Mapping[str, Any], since: str | None, from_: str | None, to: str | None
+) -> tuple[Storage, Limits, TimeRange]:
+    """Storage, bounds of a query, and the time range that was asked for."""
+    from rayotel.query.session import Limits
+    from rayotel.query.timerange import time_range
+
+    settings = config.load(lake)
+    storage = storage_of(settings)
+    limits = Limits(
+        settings.query_memory_bytes, settings.query_threads, settings.query_timeout_seconds
+    )
+    return storage, limits, time_range(since, from_, to, time.time_ns())
+
+
+def write(schema: pa.Schema, batches: Any, format_: str, output: str | None) -> None:
+    """Rows to standard output or to a file that appears only when it is whole."""
+    if output is None:
+        if format_ == "parquet" and sys.stdout.isatty():
+            raise UsageError("Parquet is not for a terminal", hint="give --output FILE")
+        _write_to(schema, batches, format_, sys.stdout.buffer, sys.stdout)
+        return
+    target = Path(output)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with (
+            temporary.open("wb") as file,
+            open(file.fileno(), "w", encoding="utf-8", closefd=False) as text,
+        ):
+            _write_to(schema, batches, format_, file, text)
+        temporary.replace(target)
+    except OSError as error:
+        raise UsageError(f"cannot write '{output}': {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_to(schema: pa.Schema, batches: Any, format_: str, out: IO[bytes], text: IO[str]) -> None:
+    if format_ != "table":
+        from rayotel.query.formats import STREAMING
+
+        STREAMING[format_](schema, batches, out)
+        out.flush()
+        return
+    from rayotel.query.table import write_table
+
+    shown = write_table(schema, batches, text)
+    text.flush()
+    if shown is not None:
+        say(f"only the first {shown} rows; --format csv, json or parquet gives all")
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing in a pipe."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -1,0 +1,37 @@
+"""Small lakes made without a server: parts as the committer writes them."""
+
+from __future__ import annotations
+
+from rayotel.ingest.decoding import PROTOBUF, Decoder
+from rayotel.ingest.wal import Record
+from rayotel.lake import parts, rows
+from rayotel.lake.layout import PartName
+from rayotel.lake.rows import LabelColumns
+from rayotel.lake.storage import Storage
+from rayotel.model import NANOSECONDS_PER_HOUR, Arrival
+
+RECEIVER = "0123456789ab"
+OTHER = "ba9876543210"
+HOUR = 490_000
+START = HOUR * NANOSECONDS_PER_HOUR
+RECEIVED = 1_796_000_000 * 10**9
+DECODER = Decoder(max_inflated_body_bytes=1 << 26, max_series_cached=10_000)
+
+
+def commit(
+    storage: Storage, number: int, *bodies: bytes, receiver: str = RECEIVER, stream: str = "s"
+) -> list[str]:
+    """Commit bodies as one segment; the keys of its parts."""
+    arrival = Arrival("metrics", stream, PROTOBUF, "identity", RECEIVED + number, "", "")
+    batches = [DECODER.decode(Record(arrival, body)) for body in bodies]
+    keys = []
+    for hour, table in rows.tables_by_hour(batches, LabelColumns(512)).items():
+        name = PartName(stream, hour, receiver, number, number, 0)
+        storage.put(name.key, parts.to_parquet(table, stream))
+        keys.append(name.key)
+    return keys
+
+
+def names(storage: Storage) -> list[str]:
+    """The names of all objects, without their directories."""
+    return sorted(item.key.rpartition("/")[2] for item in storage.objects(""))
