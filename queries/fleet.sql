@@ -29,7 +29,9 @@ attempts AS (
            WHEN at_before IS NULL AND f.at - first_scrape < INTERVAL 15 SECONDS THEN 0
            WHEN at_before IS NULL THEN total
            -- gone for a while although its target was scraped: the owner left, this is a new one
-           WHEN f.at - at_before > INTERVAL 30 SECONDS AND scrape_before > at_before THEN total
+           -- (without `instance`, targets cannot be told apart, and this would count totals again)
+           WHEN f.at - at_before > INTERVAL 30 SECONDS AND scrape_before > at_before
+                AND f.instance <> '' THEN total
            -- a drop is an owner leaving, not a reset
            ELSE greatest(total - total_before, 0)
          END AS new_attempts

@@ -15,7 +15,7 @@ OTHER = "ba9876543210"
 HOUR = 490_000
 START = HOUR * NANOSECONDS_PER_HOUR
 RECEIVED = 1_796_000_000 * 10**9
-DECODER = Decoder(max_inflated_body_bytes=1 << 26, max_series_cached=10_000)
+DECODER = Decoder(max_inflated_body_bytes=1 << 26, max_series_cached_bytes=1 << 22)
 
 
 def commit(

@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import uvicorn
@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rayotel import __version__
-from rayotel.asgi import BasicAuthentication, Drain, RequestCounter
+from rayotel.asgi import BasicAuthentication, ConnectionLimit, Drain, RequestCounter
 from rayotel.config import Settings
 from rayotel.errors import RayotelError, RequestRefused, UsageError
 from rayotel.ingest import answers
@@ -45,6 +45,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ready = False
+        self.open_connections: Callable[[], int] = int  # until a server tells
         self.telemetry = Telemetry()
         self.storage: Storage = open_storage(
             settings.storage_url,
@@ -63,7 +64,7 @@ class Service:
         )
         self.decoder = Decoder(
             max_inflated_body_bytes=settings.max_inflated_body_bytes,
-            max_series_cached=settings.max_series_cached,
+            max_series_cached_bytes=settings.max_series_cached_bytes,
         )
         self.committer = Committer(
             self.journal,
@@ -154,6 +155,11 @@ class Service:
             Middleware(RequestCounter, telemetry=self.telemetry, paths=paths),
             Middleware(Drain),
             Middleware(_Refusals),
+            Middleware(
+                ConnectionLimit,
+                max_connections=settings.max_connections,
+                open_now=lambda: self.open_connections(),
+            ),
         ]
         if settings.has_credentials:
             app.user_middleware.append(
@@ -181,12 +187,15 @@ class _Refusals:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
+    allowed: Mapping[str, str] = {}
     if isinstance(error, HTTPException):
+        allowed = error.headers or {}
         error = RequestRefused(error.status_code, str(error.detail).lower())
     if not isinstance(error, RequestRefused):
         raise error
     sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     response = answers.refused(PROTOBUF if sent == PROTOBUF else JSON, error)
+    response.headers.update(allowed)
     if error.http_status == 401:
         response.headers["WWW-Authenticate"] = 'Basic realm="rayotel"'
     return response
@@ -209,26 +218,26 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
     announce(f"rayotel {__version__} listens on http://{shown}:{port}")
     announce(f"lake: {service.storage.url}  log: {service.journal.directory}")
     try:
-        _run(service.app(), listener, settings.max_connections)
+        _run(service, listener)
     finally:
         announce("stopping: committing what the log holds")
         done = service.close()
     return 0 if done else 1
 
 
-def _run(app: FastAPI, listener: socket.socket, max_connections: int) -> None:
+def _run(service: Service, listener: socket.socket) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
-            app,
+            service.app(),
             log_config=None,
             access_log=False,
             lifespan="off",
-            limit_concurrency=max_connections,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=GRACEFUL_CONNECTIONS_SECONDS,
             server_header=False,
         )
     )
+    service.open_connections = lambda: len(server.server_state.connections)
     # uvicorn raises the signal that stopped it once more at its end; by then it has done its work
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)

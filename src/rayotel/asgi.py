@@ -10,15 +10,35 @@ import base64
 import binascii
 import hmac
 import time
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rayotel.errors import RequestRefused
+from rayotel.errors import RequestRefused, TryLater
 from rayotel.telemetry import Telemetry
 
 OPEN_PATHS = frozenset({"/api/v1/liveness", "/api/v1/readiness"})
 MAX_DRAINED_BYTES = 32 * 1024 * 1024
 DRAIN_TIMEOUT_SECONDS = 5.0
+RETRY_AFTER_SECONDS = 2
+
+
+_GIVEN_UP = "rayotel.given_up"
+
+
+class ConnectionLimit:
+    """503 with Retry-After where more connections are open than may be."""
+
+    def __init__(self, app: ASGIApp, *, max_connections: int, open_now: Callable[[], int]) -> None:
+        self._app = app
+        self._max_connections = max_connections
+        self._open_now = open_now
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on while there is room."""
+        if scope["type"] == "http" and self._open_now() > self._max_connections:
+            raise TryLater(503, "too many connections", RETRY_AFTER_SECONDS)
+        await self._app(scope, receive, send)
 
 
 class Drain:
@@ -45,11 +65,16 @@ class Drain:
             return message
 
         async def draining_send(message: Message) -> None:
-            if message["type"] == "http.response.start" and not finished:
+            if message["type"] == "http.response.start" and not finished and _GIVEN_UP not in scope:
                 await _drain(watched_receive)
             await send(message)
 
         await self._app(scope, watched_receive, draining_send)
+
+
+def give_up(scope: Scope) -> None:
+    """The rest of this request's body is not worth waiting for: its time is over."""
+    scope[_GIVEN_UP] = True
 
 
 async def _drain(receive: Receive) -> None:

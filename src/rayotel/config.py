@@ -56,12 +56,12 @@ class Settings:
     )
     max_compressed_body_bytes: int = _setting(16 * MIB, "largest request body as sent (413)")
     max_inflated_body_bytes: int = _setting(64 * MIB, "largest request body decompressed (413)")
-    max_connections: int = _setting(4096, "open connections and requests together (503 beyond)")
+    max_connections: int = _setting(4096, "open connections (503 beyond)")
     max_requests_in_flight: int = _setting(256, "requests worked on at once (503 beyond)")
     max_bytes_in_flight: int = _setting(
         256 * MIB, "bytes of bodies, as sent and decompressed, held at once (503 beyond)"
     )
-    body_timeout_seconds: float = _setting(30.0, "longest wait for a whole request body (408)")
+    body_timeout_seconds: float = _setting(30.0, "longest wait for a whole request body (503)")
     wal_segment_bytes: int = _setting(16 * MIB, "size at which a log segment is closed")
     wal_limit_bytes: int = _setting(
         8192 * MIB, "largest write-ahead log while storage is away (503 beyond)"
@@ -75,7 +75,9 @@ class Settings:
     max_waiting_columns_bytes: int = _setting(
         128 * MIB, "decoded points kept in memory until the next commit; the rest is decoded again"
     )
-    max_series_cached: int = _setting(200_000, "series remembered between requests")
+    max_series_cached_bytes: int = _setting(
+        128 * MIB, "memory of series between requests, each about a kilobyte"
+    )
     max_label_columns: int = _setting(512, "label columns of a stream; the rest becomes JSON")
     retention: str = _setting(
         "", "how long streams are kept, by age and size: 30d, 500GB or '90d 1TB'; default: for ever"

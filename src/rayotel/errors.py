@@ -6,7 +6,7 @@ RayotelError
 ├── DataDirectoryBusy       another server has the data directory: retry when it is gone
 ├── RequestRefused          an HTTP request is answered with an error status
 │   ├── NeverAcceptable     4xx: the same request can never be accepted, the sender may drop it
-│   └── TryLater            408 or 503: nothing is wrong with the request, the sender shall retry
+│   └── TryLater            503: nothing is wrong with the request, the sender shall retry
 ├── LakeError               parts do not hold what their names promise: never retry as it is
 ├── LogError                the write-ahead log could not make a record durable: retry
 └── StorageError            the storage did not do what was asked
@@ -58,7 +58,7 @@ class NeverAcceptable(RequestRefused):
 class TryLater(RequestRefused):
     """The request is fine and the server cannot take it now. Retry after the given time."""
 
-    def __init__(self, http_status: int, message: str, *, retry_after_seconds: int) -> None:
+    def __init__(self, http_status: int, message: str, retry_after_seconds: int) -> None:
         super().__init__(http_status, message)
         self.retry_after_seconds = retry_after_seconds
 

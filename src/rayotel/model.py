@@ -71,6 +71,7 @@ class MetricBatch:
     series: list[Series] = field(default_factory=list)
     kinds: dict[str, Points] = field(default_factory=dict)
     rejected: Counter[str] = field(default_factory=Counter)
+    new_series_bytes: int = 0
 
     @property
     def accepted_points(self) -> int:
@@ -82,7 +83,8 @@ class MetricBatch:
         """A rough upper estimate of the memory this batch holds, for bounds."""
         # measured on recorded scrapes: four boxed numbers a point, lists for histograms
         number = len(self.kinds.get("number", ()))
-        return 200 * number + 1500 * (self.accepted_points - number) + 64 * len(self.series)
+        points = 200 * number + 1500 * (self.accepted_points - number)
+        return points + 64 * len(self.series) + self.new_series_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,7 @@ class Admission:
         """A place for one request, to be used with `with`. Raises TryLater where there is none."""
         with self._lock:
             if self._requests >= self._max_requests:
-                raise TryLater(
-                    503, "too many requests in flight", retry_after_seconds=RETRY_AFTER_SECONDS
-                )
+                raise TryLater(503, "too many requests in flight", RETRY_AFTER_SECONDS)
             self._requests += 1
         return Ticket(self)
 
@@ -38,9 +36,7 @@ class Admission:
         """Account for bytes about to be held. Raises TryLater beyond the bound."""
         with self._lock:
             if self._bytes + size_bytes > self._max_bytes:
-                raise TryLater(
-                    503, "too many bytes in flight", retry_after_seconds=RETRY_AFTER_SECONDS
-                )
+                raise TryLater(503, "too many bytes in flight", RETRY_AFTER_SECONDS)
             self._bytes += size_bytes
             self._telemetry.bytes_in_flight.set(self._bytes)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -17,6 +18,7 @@ else:
     from backports import zstd
 
 STEP_BYTES = 256 * 1024
+INPUT_STEP_BYTES = 4096
 # 8 MiB, the window that every decoder must support; a larger one would be memory beyond our bounds
 _ZSTD_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
 ENCODINGS = ("identity", "gzip", "zstd", "deflate")
@@ -38,37 +40,55 @@ def inflate(body: bytes, encoding: str, max_bytes: int, reserve: Callable[[int],
     """
     if encoding == "identity":
         return body
-    pieces, total = [], 0
-    for piece in _INFLATERS[encoding](body):
-        total += len(piece)
-        if total > max_bytes:
-            raise BodyTooLarge(f"body inflates to more than {max_bytes} bytes")
-        reserve(len(piece))
-        pieces.append(piece)
-    return b"".join(pieces)
+    pieces: list[bytes] = []
+    total = 0
+    try:
+        for piece in _INFLATERS[encoding](body):
+            total += len(piece)
+            if total > max_bytes:
+                raise BodyTooLarge(f"body inflates to more than {max_bytes} bytes")
+            reserve(len(piece))
+            pieces.append(piece)
+        return b"".join(pieces)
+    finally:
+        # an exception keeps this frame alive for a while, and must not keep the body with it
+        pieces.clear()
 
 
 def _zlib_pieces(body: bytes, window_bits: int, *, members: bool) -> Iterator[bytes]:
-    rest = body
+    position = 0
     while True:
         codec = zlib.decompressobj(window_bits)
-        while True:
+        rest = b""
+        while not _is_over(codec):
+            if not rest:
+                # little at a time: what a codec does not use it copies, and members may be many
+                rest = body[position : position + INPUT_STEP_BYTES]
+                position += len(rest)
             try:
                 piece = codec.decompress(rest, STEP_BYTES)
             except zlib.error:
                 raise MalformedBody("corrupt compressed data") from None
             if piece:
                 yield piece
-            if codec.eof:
-                rest = codec.unused_data
-                break
-            rest = codec.unconsumed_tail
-            if not piece and not rest:
+            elif not rest:
                 raise MalformedBody("compressed data ends too early")
-        if not rest:
+            rest = codec.unconsumed_tail
+        position -= len(codec.unused_data)
+        if position == len(body):
             return
         if not members:
             raise MalformedBody("bytes after the end of the compressed data")
+
+
+class _Codec(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+
+def _is_over(codec: _Codec) -> bool:
+    """Whether the end of a member or frame was reached."""
+    return codec.eof
 
 
 def _gzip(body: bytes) -> Iterator[bytes]:
@@ -82,23 +102,24 @@ def _deflate(body: bytes) -> Iterator[bytes]:
 
 
 def _zstd(body: bytes) -> Iterator[bytes]:
-    rest = body
+    position = 0
     while True:
         codec = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
-        while True:
+        while not _is_over(codec):
+            rest = b""
+            if codec.needs_input:
+                rest = body[position : position + INPUT_STEP_BYTES]
+                position += len(rest)
+                if not rest:
+                    raise MalformedBody("compressed data ends too early")
             try:
                 piece = codec.decompress(rest, STEP_BYTES)
             except zstd.ZstdError:
                 raise MalformedBody("corrupt compressed data") from None
             if piece:
                 yield piece
-            if codec.eof:
-                rest = codec.unused_data
-                break
-            rest = b""
-            if not piece and codec.needs_input:
-                raise MalformedBody("compressed data ends too early")
-        if not rest:
+        position -= len(codec.unused_data)
+        if position == len(body):
             return
 
 

@@ -26,9 +26,9 @@ def no_reservation(size_bytes: int) -> None:
 class Decoder:
     """Decodes records; remembers series between them. Safe for several threads."""
 
-    def __init__(self, *, max_inflated_body_bytes: int, max_series_cached: int) -> None:
+    def __init__(self, *, max_inflated_body_bytes: int, max_series_cached_bytes: int) -> None:
         self._max_inflated_body_bytes = max_inflated_body_bytes
-        self._series = SeriesCache(max_series_cached)
+        self._series = SeriesCache(max_series_cached_bytes)
 
     def decode(
         self, record: Record, reserve: Callable[[int], None] = no_reservation

@@ -30,6 +30,7 @@ EARLIEST_UNIX_NANO = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * NANOSEC
 LATEST_AFTER_ARRIVAL_NANO = 24 * 3600 * NANOSECONDS_PER_SECOND
 _MAX_COUNT = 2**63 - 1
 _NO_RECORDED_VALUE = 1
+SERIES_BYTES = 1000
 
 _KINDS = {
     "gauge": "number",
@@ -62,30 +63,30 @@ Attributes = tuple[bytes, ...]
 
 
 class SeriesCache:
-    """Series of earlier requests, by everything that makes them one. Bounded by their number.
+    """Series of earlier requests, by everything that makes them one. Bounded by their bytes.
 
     It is emptied when full: the series in use return within one scrape. Safe for several threads,
     for a series made twice is only a little waste.
     """
 
-    def __init__(self, max_series: int) -> None:
-        self._max_series = max_series
-        self._size = 0
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._metrics: dict[object, dict[Attributes, Series]] = {}
 
     def of_metric(self, key: object) -> dict[Attributes, Series]:
         """The known series of one metric of one scope, resource and sender."""
-        if self._size >= self._max_series:
-            self._metrics, self._size = {}, 0
+        if self._bytes >= self._max_bytes:
+            self._metrics, self._bytes = {}, 0
         known = self._metrics.get(key)
         if known is None:
             known = self._metrics[key] = {}
-            self._size += 1
+            self._bytes += SERIES_BYTES
         return known
 
-    def count(self, added: int) -> None:
+    def count(self, added_bytes: int) -> None:
         """Tell that series were added to a dictionary given out by `of_metric`."""
-        self._size += added
+        self._bytes += added_bytes
 
 
 def decode(body: bytes, arrival: Arrival, cache: SeriesCache) -> MetricBatch:
@@ -94,8 +95,12 @@ def decode(body: bytes, arrival: Arrival, cache: SeriesCache) -> MetricBatch:
     batch = MetricBatch(arrival)
     headers = [(header_column(name), value) for name, value in arrival.header_columns]
     for resource_metrics in request.resource_metrics:
+        if not resource_metrics.scope_metrics:
+            continue
         resource = _resource_context(resource_metrics)
         for scope_metrics in resource_metrics.scope_metrics:
+            if not scope_metrics.metrics:
+                continue
             scope = _scope_context(scope_metrics)
             sender = (arrival.stream, arrival.header_columns, resource.key, scope.key)
             for metric in scope_metrics.metrics:
@@ -241,7 +246,7 @@ def _decode_metric(
     if points is None:
         points = batch.kinds[head.kind] = Points(values={name: [] for name in _COLUMNS[head.kind]})
     known = cache.of_metric((sender, head.cache_key()))
-    before = len(known)
+    added_bytes = 0
     places: dict[Attributes, int] = {}
     appended = _APPEND[head.kind](points.values)
     latest = batch.arrival.received_unix_nano + LATEST_AFTER_ARRIVAL_NANO
@@ -261,6 +266,8 @@ def _decode_metric(
             one = known.get(attributes)
             if one is None:
                 one = known[attributes] = head.series(attributes)
+                # its attributes serialized, as text and as columns of text
+                added_bytes += SERIES_BYTES + 4 * sum(map(len, attributes))
             place = places[attributes] = len(batch.series)
             batch.series.append(one)
         series.append(place)
@@ -268,7 +275,8 @@ def _decode_metric(
         starts.append(start)
         flags.append(point.flags)
         appended(point)
-    cache.count(len(known) - before)
+    cache.count(added_bytes)
+    batch.new_series_bytes += added_bytes
 
 
 def _time_reason(time: int) -> str:

@@ -17,6 +17,7 @@ from anyio import CapacityLimiter
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
+from rayotel.asgi import give_up
 from rayotel.errors import LogError, NeverAcceptable, RequestRefused, TryLater
 from rayotel.ingest import answers, bodies
 from rayotel.ingest.admission import Admission, Ticket
@@ -34,6 +35,7 @@ DEFAULT_METRICS_STREAM = "raymetrics"
 MAX_HEADER_COLUMNS = 10
 MAX_HEADER_VALUE_BYTES = 100
 RETRY_AFTER_FULL_LOG_SECONDS = 10
+RETRY_AFTER_ERROR_SECONDS = 10
 DECODE_THREADS = 2
 _ROUTING_HEADERS = ("x-p-stream", "x-p-log-source")
 
@@ -83,9 +85,11 @@ class Receiver:
                 batch = await self._store(Record(arrival, body), ticket)
         except RequestRefused as error:
             return answers.refused(content_type, error)
-        self._telemetry.accepted(arrival.stream, batch.accepted_points)
-        for reason, count in batch.rejected.items():
-            self._telemetry.points_rejected.labels(reason).inc(count)
+        except Exception:
+            # Fluent Bit drops what is answered 500
+            log.exception("unexpected error in a request")
+            later = TryLater(503, "unexpected error, see the log", RETRY_AFTER_ERROR_SECONDS)
+            return answers.refused(content_type, later)
         return answers.accepted(content_type, batch.rejected)
 
     async def _body(self, request: Request, ticket: Ticket) -> bytes:
@@ -103,11 +107,10 @@ class Receiver:
                     ticket.reserve(len(piece))
                     pieces.append(piece)
         except TimeoutError:
-            raise TryLater(
-                408, "the request body did not arrive in time", retry_after_seconds=1
-            ) from None
+            give_up(request.scope)
+            raise TryLater(503, "the request body did not arrive in time", 1) from None
         except ClientDisconnect:
-            raise TryLater(408, "the connection was closed", retry_after_seconds=1) from None
+            raise TryLater(503, "the connection was closed", 1) from None
         self._telemetry.body_bytes.inc(size)
         return b"".join(pieces)
 
@@ -121,7 +124,8 @@ class Receiver:
     async def _store(self, record: Record, ticket: Ticket) -> MetricBatch:
         """Decode beside the event loop, append, and wait until it is durable.
 
-        A request that was sent before is not stored again, and answered when the first one is.
+        A request that was sent before is not stored again; it is answered like the first one, and
+        when the first one is.
         """
         if self._threads is None:
             self._threads = CapacityLimiter(DECODE_THREADS)
@@ -130,25 +134,26 @@ class Receiver:
         )
         # no await between this look and the append: two tries at once cannot both be the first
         earlier = self._journal.earlier(digest)
-        if earlier is not None:
-            self._telemetry.duplicates.inc()
-            batch = MetricBatch(record.arrival)
-        elif not batch.accepted_points:
-            return batch
         try:
-            await asyncio.wrap_future(earlier or self._journal.append(record, batch, digest))
+            if earlier is not None:
+                self._telemetry.duplicates.inc()
+                await asyncio.wrap_future(earlier)
+                return batch
+            if batch.accepted_points:
+                await asyncio.wrap_future(self._journal.append(record, batch, digest))
         except LogError as error:
             log.warning("a request is answered 503: %s", error.message)
-            raise TryLater(
-                503, error.message, retry_after_seconds=RETRY_AFTER_FULL_LOG_SECONDS
-            ) from None
+            raise TryLater(503, error.message, RETRY_AFTER_FULL_LOG_SECONDS) from None
+        self._count(batch)
         return batch
 
+    def _count(self, batch: MetricBatch) -> None:
+        self._telemetry.accepted(batch.arrival.stream, batch.accepted_points)
+        for reason, count in batch.rejected.items():
+            self._telemetry.points_rejected.labels(reason).inc(count)
+
     def _digest_and_decode(self, record: Record, ticket: Ticket) -> tuple[bytes, MetricBatch]:
-        digest = digest_of(record.arrival.stream, record.body)
-        if self._journal.earlier(digest) is not None:
-            return digest, MetricBatch(record.arrival)
-        return digest, self._decode(record, ticket)
+        return digest_of(record.arrival.stream, record.body), self._decode(record, ticket)
 
     def _decode(self, record: Record, ticket: Ticket) -> MetricBatch:
         inflated = 0

@@ -106,7 +106,8 @@ def parse_key(key: str) -> PartName | None:
     if in_day > 23 or first > last:
         return None
     hour = (day - _EPOCH).days * 24 + in_day
-    return PartName(match["stream"], hour, match["receiver"], first, last, int(match["level"]))
+    name = PartName(match["stream"], hour, match["receiver"], first, last, int(match["level"]))
+    return name if name.key == key else None  # digits may be spelled in more ways than one
 
 
 def visible(parts: Iterable[Part]) -> list[Part]:

@@ -168,15 +168,16 @@ def _label_columns(
     values: dict[str, list[str | None]] = {name: [None] * len(chosen) for name in spelling.values()}
     overflow: list[str | None] = [None] * len(chosen)
     for position, one in enumerate(chosen):
-        spare = list(one.spare)
+        demoted = []
         for column, text in one.labels:
             name = spelling.get(column.lower())
             if name is not None:
                 values[name][position] = text
             if name != column:
-                spare.append((column, text))
-        if spare:
-            overflow[position] = _overflow_text(spare)
+                demoted.append((column, text))
+        # of one label sent twice, the value that could have had the column was sent first
+        if demoted or one.spare:
+            overflow[position] = _overflow_text([*demoted, *one.spare])
     return values, overflow
 
 

@@ -7,7 +7,8 @@ by case, so:
 
 1. Where that name equals a fixed column, ignoring case (`Name` would be `metric_Name`, and
    `metric_name` is the metric's name), or the key itself starts with `label_`, `label_` is put in:
-   `metric_label_Name`. For headers: `header_<name>`, also for names that begin like another kind.
+   `metric_label_Name`. For headers: `header_<name>`, also for `date` and `hour`, which are folders,
+   and for names that begin like another kind.
 2. Labels whose names differ only in case (`Version` and `version`) share one column, because an
    engine could not tell two apart; within one file the column is spelled as the first of them in
    ASCII order, and rows whose label is spelled otherwise say so in `labels_overflow`.
@@ -23,6 +24,7 @@ give the same answer. Text of a value: `attribute_text` in `rayotel.ingest.attri
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -110,6 +112,8 @@ METRIC_COLUMNS: tuple[FixedColumn, ...] = tuple(
 
 METRIC_TYPES: dict[str, pa.DataType] = {column.name: column.type for column in METRIC_COLUMNS}
 _FIXED_NAMES = frozenset(METRIC_TYPES)
+# engines that read hive-style folders make columns of these
+_DIRECTORIES = frozenset({"date", "hour"})
 _LABEL_PREFIXES = ("metric_", "resource_", "scope_", "data_point_", "header_", "p_")
 
 
@@ -124,14 +128,15 @@ def label_column(prefix: str, key: str) -> str:
 def header_column(name: str) -> str:
     """Column of the header `X-P-<name>`; `name` without the `X-P-`. Rule 1 above."""
     plain = name.lower().replace("-", "_")
-    if plain in _FIXED_NAMES or plain.startswith(_LABEL_PREFIXES):
+    if plain in _FIXED_NAMES | _DIRECTORIES or plain.startswith(_LABEL_PREFIXES):
         return f"header_{plain}"
     return plain
 
 
 def fits_a_column(column: str) -> bool:
     """Whether a label's name can be a column name at all. Rule 4 above."""
-    return 0 < len(column) <= MAX_COLUMN_NAME_CHARACTERS and column.isprintable()
+    has_controls = any(unicodedata.category(character) == "Cc" for character in column)
+    return 0 < len(column) <= MAX_COLUMN_NAME_CHARACTERS and not has_controls
 
 
 def origin(column: str) -> str:

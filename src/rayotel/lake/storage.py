@@ -83,7 +83,8 @@ def open_storage(url: str, *, s3_endpoint: str = "", s3_region: str = "") -> Sto
 
         return DirectoryStorage(url)
     parts = urlsplit(url)
-    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+    is_bucket = parts.netloc and "@" not in parts.netloc and ":" not in parts.netloc
+    if parts.scheme != "s3" or not is_bucket or parts.query or parts.fragment:
         raise UsageError(
             "setting 'storage' is neither a directory nor s3://bucket/prefix",
             hint="for example: --storage s3://my-bucket/rayotel",

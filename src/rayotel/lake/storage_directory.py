@@ -93,7 +93,7 @@ class DirectoryStorage:
     def objects(self, prefix: str) -> Iterator[StoredObject]:
         """Walk the directory that `prefix` names or begins in."""
         start = self._root / prefix.rpartition("/")[0]
-        for directory, _, names in os.walk(start):
+        for directory, _, names in os.walk(start, onerror=_refuse):
             if Path(directory) == self._root / TEMPORARY:
                 continue
             for name in names:
@@ -124,6 +124,13 @@ class DirectoryStorage:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _refuse(error: OSError) -> None:
+    """A directory that cannot be listed is an error: parts left out are wrong answers."""
+    if not isinstance(error, FileNotFoundError):
+        with _translated(f"list '{error.filename}'"):
+            raise error
 
 
 def _make_directories(path: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from botocore.exceptions import (
     ClientError,
     NoCredentialsError,
     PartialCredentialsError,
+    ProfileNotFound,
 )
 
 from rayotel.errors import (
@@ -51,9 +52,9 @@ def _translated(what: str) -> Iterator[None]:
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", "unknown"))
         raise _class_of(code)(f"cannot {what}: the S3 server answered {code}") from error
-    except (NoCredentialsError, PartialCredentialsError) as error:
+    except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
         raise StorageDenied(
-            f"cannot {what}: no S3 credentials",
+            f"cannot {what}: no S3 credentials, or not all of them",
             hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an AWS profile",
         ) from error
     except BotoCoreError as error:
@@ -73,15 +74,20 @@ class S3Storage:
     def __init__(self, bucket: str, prefix: str, *, endpoint: str = "", region: str = "") -> None:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
-        self._session = boto3.session.Session()
-        # servers without a notion of regions take any; AWS itself redirects to the right one
-        self._region = region or self._session.region_name or "us-east-1"
         self._endpoint = endpoint
+        with _translated(f"use '{self.url}'"):
+            self._session = boto3.session.Session()
+            # servers without a notion of regions take any; AWS itself redirects to the right one
+            self._region = region or self._session.region_name or "us-east-1"
+            self._session.get_credentials()
+            self._client = self._new_client()
+
+    def _new_client(self) -> S3Client:
         try:
-            self._client: S3Client = self._session.client(
+            return self._session.client(
                 "s3",
                 region_name=self._region,
-                endpoint_url=endpoint or None,
+                endpoint_url=self._endpoint or None,
                 config=Config(
                     connect_timeout=CONNECT_TIMEOUT_SECONDS,
                     read_timeout=READ_TIMEOUT_SECONDS,
@@ -92,7 +98,7 @@ class S3Storage:
                     response_checksum_validation="when_required",
                 ),
             )
-        except (ValueError, BotoCoreError):
+        except ValueError:
             raise UsageError(
                 "setting 's3_endpoint' is not a URL", hint="for example: http://127.0.0.1:9000"
             ) from None

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 MAX_TABLE_ROWS = 10_000
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
 Batches = Iterable[pa.RecordBatch]
 
 
@@ -32,7 +34,7 @@ def plain(value: Any) -> Any:
             return value.isoformat()
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
+        return _number(value)
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, dict):
@@ -69,11 +71,55 @@ def short(value: Any) -> str:
     return text(value)
 
 
+def _number(value: Decimal) -> int | float | str:
+    """A decimal as a number where that keeps its digits, else as text."""
+    if value == value.to_integral_value():
+        return int(value)
+    nearest = float(value)
+    return nearest if Decimal(repr(nearest)) == value else str(value)
+
+
 def rows(batches: Batches) -> Iterator[list[Any]]:
     """All rows as lists of Python values."""
     for batch in batches:
-        columns = [batch.column(i).to_pylist() for i in range(batch.num_columns)]
+        columns = [_values(batch.column(i)) for i in range(batch.num_columns)]
         yield from map(list, zip(*columns, strict=True))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Python values; texts for what Python has no type for."""
+    kind = column.type
+    if pa.types.is_interval(kind):
+        return [None if one is None else _interval(one) for one in column.to_pylist()]
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        try:
+            return list(column.to_pylist())
+        except (ValueError, OverflowError):
+            return _moments(column)
+    return list(column.to_pylist())
+
+
+def _interval(value: Any) -> str:
+    """Months, days and seconds, those that are not zero."""
+    parts = [(value.months, "months"), (value.days, "days"), (value.nanoseconds / 1e9, "seconds")]
+    return " ".join(f"{number:g} {unit}" for number, unit in parts if number) or "0 seconds"
+
+
+def _moments(column: pa.Array) -> list[str | None]:
+    """Moments beyond Python's calendar or resolution as text; DuckDB's infinity by its name."""
+    width = column.type.bit_width
+    ends = {2 ** (width - 1) - 1: "infinity", 1 - 2 ** (width - 1): "-infinity"}
+    numbers = column.cast(pa.int32() if width == 32 else pa.int64()).to_pylist()
+    zone = "Z" if getattr(column.type, "tz", None) else ""
+    if zone:
+        column = column.cast(pa.timestamp(column.type.unit))
+    found: list[str | None] = []
+    for row, number in enumerate(numbers):
+        if number is None or number in ends:
+            found.append(ends.get(number))
+        else:
+            found.append(str(column.slice(row, 1).cast(pa.string())[0]).replace(" ", "T") + zone)
+    return found
 
 
 def write_json(schema: pa.Schema, batches: Batches, out: IO[bytes]) -> None:
@@ -100,12 +146,16 @@ def _objects(schema: pa.Schema, batches: Batches) -> Iterator[bytes]:
 
 def unique_names(schema: pa.Schema) -> list[str]:
     """Column names; a second one of the same name gets `_1`, as two cannot be in one object."""
-    seen: dict[str, int] = {}
+    taken = set(schema.names)
+    seen: set[str] = set()
     names = []
     for name in schema.names:
-        count = seen.get(name, 0)
-        seen[name] = count + 1
-        names.append(f"{name}_{count}" if count else name)
+        wanted, count = name, 0
+        while wanted in seen or (count and wanted in taken):
+            count += 1
+            wanted = f"{name}_{count}"
+        seen.add(wanted)
+        names.append(wanted)
     return names
 
 
@@ -137,7 +187,8 @@ def write_markdown(schema: pa.Schema, batches: Batches, out: IO[bytes]) -> None:
 
 
 def _cell(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "<br>")
+    escaped = value.replace("\\", "\\\\").replace("|", "\\|")
+    return "<br>".join(_LINE_BREAK.split(escaped))
 
 
 def _markdown_line(cells: list[str]) -> bytes:
@@ -145,10 +196,20 @@ def _markdown_line(cells: list[str]) -> bytes:
 
 
 def write_parquet(schema: pa.Schema, batches: Batches, out: IO[bytes]) -> None:
-    """One Parquet file, zstd."""
-    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+    """One Parquet file, zstd; intervals, which Parquet has no use for, as text."""
+    fields = [
+        pa.field(one.name, pa.string()) if pa.types.is_interval(one.type) else one for one in schema
+    ]
+    target = pa.schema(fields)
+    with pq.ParquetWriter(out, target, compression="zstd") as writer:
         for batch in batches:
-            writer.write_batch(batch)
+            columns = [
+                pa.array(_values(column), pa.string())
+                if pa.types.is_interval(column.type)
+                else column
+                for column in batch.columns
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=target))
 
 
 Writer = Callable[[pa.Schema, Batches, IO[bytes]], None]

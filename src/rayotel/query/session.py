@@ -12,7 +12,7 @@ import contextlib
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -62,6 +62,7 @@ class Session:
         self._unlocked = unlocked
         self._spill_directory: str | None = None
         self._connection: duckdb.DuckDBPyConnection | None = None
+        self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Session:
         try:
@@ -82,6 +83,7 @@ class Session:
 
     def close(self) -> None:
         """Let go of DuckDB and of what it spilled. Idempotent."""
+        self._stop_timer()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -124,6 +126,9 @@ class Session:
         access = self._storage.access()
         if access is not None:
             load_httpfs(connection)
+            for name in ("s3_access_key_id", "s3_secret_access_key", "s3_session_token"):
+                # httpfs copies them from the environment, and settings can be read in SQL
+                connection.execute(f"SET {name} = ''")
             connection.execute(_secret(self._storage.url, access))
         limits = self._limits
         self._spill_directory = tempfile.mkdtemp(prefix="rayotel-query-")
@@ -158,19 +163,26 @@ class Session:
 
     def run(self, sql: str, parameters: Mapping[str, object] | None = None) -> Result:
         """Run one question. Raises QueryError; the result streams and must be closed."""
-        connection = self.connection
+        if not _is_text(sql):
+            raise QueryError("the SQL is not UTF-8 text")
         with _translated():
             ready = self._parsed(sql)
-            timer = threading.Timer(self._limits.timeout_seconds, connection.interrupt)
-            timer.daemon = True
-            timer.start()
+            self._start_timer()
             try:
-                return Result(self._reader(ready, parameters), timer, self._limits)
-            except BaseException as error:
-                timer.cancel()
-                if isinstance(error, duckdb.InterruptException):
-                    raise _timed_out(self._limits) from None
-                raise
+                return Result(self._reader(ready, parameters), self._stop_timer, self._limits)
+            except duckdb.InterruptException:
+                raise _timed_out(self._limits) from None
+
+    def _start_timer(self) -> None:
+        self._stop_timer()
+        self._timer = threading.Timer(self._limits.timeout_seconds, self.connection.interrupt)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _parsed(self, sql: str) -> str:
         """The SQL, its aliases quoted where DuckDB needs that; refused where it may not run."""
@@ -200,23 +212,31 @@ class Session:
         return frozenset(row[0] for row in rows)
 
     def _reader(self, sql: str, parameters: Mapping[str, object] | None) -> pa.RecordBatchReader:
-        relation: duckdb.DuckDBPyRelation | None = self.connection.sql(
-            sql, params=dict(parameters or {})
-        )
+        relation = self._relation(sql, dict(parameters or {}))
         if relation is None:  # a statement without rows, in an unlocked session
             return pa.RecordBatchReader.from_batches(pa.schema([]), [])
         reader: pa.RecordBatchReader = relation.to_arrow_reader(ROWS_PER_BATCH)
         return reader
+
+    def _relation(self, sql: str, values: dict[str, object]) -> duckdb.DuckDBPyRelation | None:
+        try:
+            return self.connection.sql(sql, params=values)
+        except duckdb.Error as error:
+            if "\nLINE " not in str(error) and not isinstance(error, duckdb.InterruptException):
+                # asked another way, the same error also shows its place
+                with contextlib.suppress(duckdb.InvalidInputException):
+                    self.connection.execute(sql, values)
+            raise
 
 
 class Result:
     """Rows of a query as Arrow batches, within the query's time."""
 
     def __init__(
-        self, reader: pa.RecordBatchReader, timer: threading.Timer, limits: Limits
+        self, reader: pa.RecordBatchReader, done: Callable[[], None], limits: Limits
     ) -> None:
         self._reader = reader
-        self._timer = timer
+        self._done = done
         self._limits = limits
 
     @property
@@ -234,11 +254,20 @@ class Result:
                 raise _timed_out(self._limits) from None
             raise QueryError(str(error)) from None
         finally:
-            self._timer.cancel()
+            self._done()
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows as dictionaries; for small results."""
         return [row for batch in self.batches() for row in batch.to_pylist()]
+
+
+def _is_text(sql: str) -> bool:
+    """Bytes of a command line that are not UTF-8 come as halves of surrogate pairs."""
+    try:
+        sql.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _mentioned(streams: list[str], sql: str | None) -> list[str]:

@@ -38,6 +38,8 @@ def moment_unix_nano(text: str, now_unix_nano: int) -> int:
             " where no zone is given",
         ) from None
     aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    if not 1970 <= aware.year < 2262:
+        raise UsageError(f"'{text[:40]}' is out of range", hint="from 1970 to 2261")
     microseconds = round((aware - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000_000)
     return microseconds * 1000
 
@@ -54,7 +56,7 @@ def time_range(
         start = moment_unix_nano(from_, now_unix_nano)
     if since is not None:
         before = now_unix_nano if end is None else end
-        start = before - duration_seconds(since) * NANOSECONDS_PER_SECOND
+        start = max(0, before - duration_seconds(since) * NANOSECONDS_PER_SECOND)
         # no end given: points a little ahead of this machine's clock are wanted too
     if start is not None and end is not None and start >= end:
         raise UsageError("the time range is empty: it ends before it begins")
