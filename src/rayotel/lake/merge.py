@@ -25,11 +25,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayotel.lake import schema
-from rayotel.lake.parts import ROW_GROUP_ROWS, part_writer
+from rayotel.lake.parts import part_writer
 
-RUN_ROWS = 262_144
-READ_ROWS = 65_536
-SPILL_BATCH_ROWS = 16_384
+RUN_ROWS = 131_072
+READ_ROWS = 32_768
+ROW_GROUP_ROWS = 65_536
+SPILL_BATCH_ROWS = 4_096
 TEXT = pa.dictionary(pa.int32(), pa.string())
 Ints = npt.NDArray[np.int64]
 
@@ -63,10 +64,10 @@ class _Run:
 def merge(inputs: Sequence[Path], output: Path, stream: str, spill: Path) -> int:
     """Merge Parquet parts into one; returns its rows. `spill` is an empty directory to work in."""
     columns = _union([pq.read_schema(path) for path in inputs])
-    runs = [
-        _write_run(table, spill / f"run-{number:06d}.arrow")
-        for number, table in enumerate(_run_tables(inputs, columns))
-    ]
+    runs = []
+    for number, table in enumerate(_run_tables(inputs, columns)):
+        runs.append(_write_run(table, spill / f"run-{number:06d}.arrow"))
+        pa.default_memory_pool().release_unused()
     total = 0
     target = pa.schema([(name, _target_type(name)) for name in columns])
     with part_writer(output, target, stream) as writer:
@@ -111,20 +112,21 @@ def _run_tables(inputs: Sequence[Path], columns: list[str]) -> Iterator[pa.Table
 
 
 def _conformed(table: pa.Table, columns: list[str]) -> pa.Table:
-    """The table with the columns wanted; a label spelled otherwise is noted in the overflow."""
+    """The table's columns that hold anything, spelled as wanted and in that order.
+
+    A label that is spelled otherwise is noted in the overflow.
+    """
     spelled = {name.lower(): name for name in columns}
     for name in table.column_names:
         wanted = spelled[name.lower()]
         if wanted != name:
             table = _respelled(table, name, wanted)
-    arrays = []
-    for name in columns:
-        kind = _target_type(name)
-        if name in table.column_names:
-            arrays.append(table.column(name).cast(kind))
-        else:
-            arrays.append(pa.chunked_array([pa.nulls(table.num_rows, kind)]))
-    return pa.table(arrays, names=columns)
+    held = [
+        name
+        for name in columns
+        if name in table.column_names and table.column(name).null_count < len(table)
+    ]
+    return pa.table([table.column(name).cast(_target_type(name)) for name in held], names=held)
 
 
 def _respelled(table: pa.Table, name: str, wanted: str) -> pa.Table:
@@ -142,7 +144,8 @@ def _respelled(table: pa.Table, name: str, wanted: str) -> pa.Table:
 
 
 def _joined(tables: list[pa.Table]) -> pa.Table:
-    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    joined = pa.concat_tables(tables, promote_options="default")
+    return joined.unify_dictionaries().combine_chunks()
 
 
 def _integers(table: pa.Table, name: str) -> Ints:
@@ -165,8 +168,7 @@ def _write_run(table: pa.Table, path: Path) -> _Run:
     rank[order] = np.arange(len(order))
     rows = np.lexsort((_integers(table, "time_unix_nano"), rank[inverse]))
     run = _Run(path)
-    kept = [name for name in table.column_names if table.column(name).null_count < len(table)]
-    table = table.select(kept).take(pa.array(rows))
+    table = table.take(pa.array(rows))
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks(), max_chunksize=SPILL_BATCH_ROWS)
     series = pa.table(
@@ -196,18 +198,19 @@ def _series_keys(table: pa.Table, first: Ints, ids: Ints) -> list[bytes]:
         [str(name or "").encode()] for name in rows.column("metric_name").to_pylist()
     ]
     for label in labels:
-        column = rows.column(label)
-        if column.null_count < len(column):
-            for part, value in zip(parts, column.to_pylist(), strict=True):
-                if value is not None:
-                    part.append(f"{label}={value}".encode())
+        column = rows.column(label).combine_chunks()
+        # each distinct value becomes text once; series share it
+        texts = [f"{label}={value}".encode() for value in column.dictionary.to_pylist()]
+        for part, index in zip(parts, column.indices.to_pylist(), strict=True):
+            if index is not None:
+                part.append(texts[index])
     for part, one in zip(parts, ids, strict=True):
         part.append(int(one).to_bytes(8, "big", signed=True))
     return [b"\0".join(part) for part in parts]
 
 
 def _listed(run: _Run, number: int) -> Iterator[tuple[bytes, int, _SeriesRows]]:
-    with pa.memory_map(str(_list_path(run))) as source:
+    with pa.OSFile(str(_list_path(run))) as source:
         reader = pa.ipc.open_file(source)
         for index in range(reader.num_record_batches):
             for row in reader.get_batch(index).to_pylist():
@@ -241,7 +244,7 @@ def _stretches(runs: list[_Run], counts: list[int]) -> list[pa.Table]:
 
 def _stretch(run: _Run, count: int) -> pa.Table:
     """The next `count` rows of a run."""
-    with pa.memory_map(str(run.path)) as source:
+    with pa.OSFile(str(run.path)) as source:
         reader = pa.ipc.open_file(source)
         first = run.taken // SPILL_BATCH_ROWS
         last = (run.taken + count - 1) // SPILL_BATCH_ROWS
@@ -251,21 +254,19 @@ def _stretch(run: _Run, count: int) -> pa.Table:
 
 def _ordered(stretches: list[pa.Table], ids: list[int], target: pa.Schema) -> pa.Table:
     """All rows by series (in the order of `ids`), time and arrival, with all columns."""
-    full = []
-    for one in stretches:
-        arrays = [
-            one.column(field.name)
-            if field.name in one.column_names
-            else pa.chunked_array([pa.nulls(one.num_rows, field.type)])
-            for field in target
-        ]
-        full.append(pa.table(arrays, schema=target))
-    table = _joined(full)
+    table = _joined(stretches)
     ranks = {series: rank for rank, series in enumerate(ids)}
     rank = np.array([ranks[int(one)] for one in _integers(table, "series_id")], dtype=np.int64)
     arrived = _integers(table, "p_timestamp")
     order = np.lexsort((arrived, _integers(table, "time_unix_nano"), rank))
-    return table.take(pa.array(order)).combine_chunks()
+    table = table.take(pa.array(order)).combine_chunks()
+    arrays = [
+        table.column(field.name)
+        if field.name in table.column_names
+        else pa.chunked_array([pa.nulls(len(table), field.type)])
+        for field in target
+    ]
+    return pa.table(arrays, schema=target)
 
 
 def _without_repeats(table: pa.Table) -> pa.Table:
