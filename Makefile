@@ -22,7 +22,7 @@ demo: $(STAMP)  ## replay a recorded Ray cluster and see the answers, in a tempo
 	@$(BIN)/rayotel demo
 
 test: $(STAMP)  ## run the tests
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto --dist loadfile
 
 check: $(STAMP)  ## lint, format and types
 	$(BIN)/ruff check .

@@ -98,7 +98,9 @@ def test_public_things_are_described(path: Path) -> None:
     """Every module, public class, function and method says what it is for."""
     tree = ast.parse(path.read_text("utf-8"))
     assert ast.get_docstring(tree), "the module"
-    for scope in [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]:
+    scopes: list[ast.Module | ast.ClassDef] = [tree]
+    scopes += [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    for scope in scopes:
         for node in scope.body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 described = node.name.startswith("_") or ast.get_docstring(node)

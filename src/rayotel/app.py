@@ -251,7 +251,7 @@ def _listen(settings: Settings) -> socket.socket:
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError):
-        raise UsageError(f"host '{settings.host}' is not an address of this machine") from None
+        raise UsageError("setting 'host' is not an address of this machine") from None
     family, kind, protocol, _, address = found[0]
     _refuse_open_door(settings, [str(one[4][0]) for one in found])
     listener = socket.socket(family, kind, protocol)

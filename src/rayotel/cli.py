@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -197,6 +198,8 @@ def replay(directory: str, url: str, speed: str, shift_to: str | None) -> None:
     from rayotel import replay as replaying
 
     factor = _speed(speed)
+    if not _is_http_url(url):
+        raise UsageError("--url is not an address", hint="for example http://127.0.0.1:8000")
     recording = replaying.load(Path(directory))
     settings = config.load()
     shift = replaying.shift_to_now(recording) if shift_to else 0
@@ -265,6 +268,14 @@ def _question(
         except UnicodeDecodeError:
             raise UsageError("standard input is not UTF-8 text") from None
     return sql, params
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _speed(text: str) -> float | None:

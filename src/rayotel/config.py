@@ -55,7 +55,7 @@ class Settings:
         60.0, "how long a stopping server tries to commit what the log holds"
     )
     max_compressed_body_bytes: int = _setting(16 * MIB, "largest request body as sent (413)")
-    max_inflated_body_bytes: int = _setting(64 * MIB, "largest request body decompressed (413)")
+    max_inflated_body_bytes: int = _setting(32 * MIB, "largest request body decompressed (413)")
     max_connections: int = _setting(4096, "open connections (503 beyond)")
     max_requests_in_flight: int = _setting(256, "requests worked on at once (503 beyond)")
     max_bytes_in_flight: int = _setting(
@@ -202,6 +202,10 @@ def _converted(name: str, value: Any) -> Any:
                 value.strip().lower()
             ]
         if wanted in (int, float) and isinstance(value, bool):
+            raise ValueError
+        if (wanted is str and not isinstance(value, str)) or (
+            wanted is int and isinstance(value, float)
+        ):
             raise ValueError
         if wanted is bool and not isinstance(value, bool):
             raise ValueError

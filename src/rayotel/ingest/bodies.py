@@ -83,7 +83,8 @@ def _zlib_pieces(body: bytes, window_bits: int, *, members: bool) -> Iterator[by
 
 class _Codec(Protocol):
     @property
-    def eof(self) -> bool: ...
+    def eof(self) -> bool:
+        """Whether the end was reached."""
 
 
 def _is_over(codec: _Codec) -> bool:

@@ -84,6 +84,8 @@ class Receiver:
                 body = await self._body(request, ticket)
                 batch = await self._store(Record(arrival, body), ticket)
         except RequestRefused as error:
+            # what led to the error holds the body, and would until the next garbage collection
+            error.__traceback__ = error.__context__ = None
             return answers.refused(content_type, error)
         except Exception:
             # Fluent Bit drops what is answered 500

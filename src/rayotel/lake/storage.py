@@ -6,13 +6,15 @@ decisions; every error that they let out is a `StorageError` whose class says wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from rayotel.errors import UsageError
+
+_S3_URL = re.compile(r"s3://(?P<bucket>[A-Za-z0-9._-]{1,255})(?P<prefix>(?:/[^?#]*)?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +84,14 @@ def open_storage(url: str, *, s3_endpoint: str = "", s3_region: str = "") -> Sto
         from rayotel.lake.storage_directory import DirectoryStorage
 
         return DirectoryStorage(url)
-    parts = urlsplit(url)
-    is_bucket = parts.netloc and "@" not in parts.netloc and ":" not in parts.netloc
-    if parts.scheme != "s3" or not is_bucket or parts.query or parts.fragment:
+    match = _S3_URL.fullmatch(url)
+    if match is None:
         raise UsageError(
             "setting 'storage' is neither a directory nor s3://bucket/prefix",
             hint="for example: --storage s3://my-bucket/rayotel",
         )
     from rayotel.lake.storage_s3 import S3Storage  # boto3 takes long to import
 
-    return S3Storage(parts.netloc, parts.path.strip("/"), endpoint=s3_endpoint, region=s3_region)
+    return S3Storage(
+        match["bucket"], match["prefix"].strip("/"), endpoint=s3_endpoint, region=s3_region
+    )

@@ -18,6 +18,7 @@ from decimal import Decimal
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 MAX_TABLE_ROWS = 10_000
@@ -87,7 +88,7 @@ def rows(batches: Batches) -> Iterator[list[Any]]:
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """Python values; texts for what Python has no type for."""
+    """Python values; texts for what Python has no type for, also inside lists and structs."""
     kind = column.type
     if pa.types.is_interval(kind):
         return [None if one is None else _interval(one) for one in column.to_pylist()]
@@ -96,13 +97,38 @@ def _values(column: pa.Array) -> list[Any]:
             return list(column.to_pylist())
         except (ValueError, OverflowError):
             return _moments(column)
+    if pa.types.is_list(kind):
+        items = iter(_values(column.flatten()))
+        lengths = pc.list_value_length(column).to_pylist()
+        return [None if n is None else [next(items) for _ in range(n)] for n in lengths]
+    if pa.types.is_struct(kind):
+        names = [field.name for field in kind]
+        members = [_values(one) for one in column.flatten()]
+        rows = zip(*members, strict=True) if members else iter([()] * len(column))
+        valid = column.is_valid().to_pylist()
+        return [
+            dict(zip(names, row, strict=True)) if is_there else None
+            for row, is_there in zip(rows, valid, strict=True)
+        ]
     return list(column.to_pylist())
 
 
 def _interval(value: Any) -> str:
-    """Months, days and seconds, those that are not zero."""
-    parts = [(value.months, "months"), (value.days, "days"), (value.nanoseconds / 1e9, "seconds")]
-    return " ".join(f"{number:g} {unit}" for number, unit in parts if number) or "0 seconds"
+    """Months, days and seconds, those that are not zero, with all their digits."""
+    seconds = (Decimal(value.nanoseconds) / 10**9).normalize()
+    parts = {"months": Decimal(value.months), "days": Decimal(value.days), "seconds": seconds}
+    return " ".join(f"{n:f} {unit}" for unit, n in parts.items() if n) or "0 seconds"
+
+
+def _without_intervals(kind: pa.DataType) -> pa.DataType:
+    """The type with text for every interval in it."""
+    if pa.types.is_interval(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_without_intervals(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(one.name, _without_intervals(one.type)) for one in kind])
+    return kind
 
 
 def _moments(column: pa.Array) -> list[str | None]:
@@ -197,17 +223,12 @@ def _markdown_line(cells: list[str]) -> bytes:
 
 def write_parquet(schema: pa.Schema, batches: Batches, out: IO[bytes]) -> None:
     """One Parquet file, zstd; intervals, which Parquet has no use for, as text."""
-    fields = [
-        pa.field(one.name, pa.string()) if pa.types.is_interval(one.type) else one for one in schema
-    ]
-    target = pa.schema(fields)
+    target = pa.schema([(one.name, _without_intervals(one.type)) for one in schema])
     with pq.ParquetWriter(out, target, compression="zstd") as writer:
         for batch in batches:
             columns = [
-                pa.array(_values(column), pa.string())
-                if pa.types.is_interval(column.type)
-                else column
-                for column in batch.columns
+                column if column.type == field.type else pa.array(_values(column), field.type)
+                for column, field in zip(batch.columns, target, strict=True)
             ]
             writer.write_batch(pa.record_batch(columns, schema=target))
 

@@ -9,6 +9,7 @@ translates DuckDB's errors.
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import tempfile
 import threading
@@ -31,6 +32,7 @@ from rayotel.query.extension import load_httpfs
 
 ROWS_PER_BATCH = 8192
 MAX_SPILL_TIMES_MEMORY = 4
+_GONE = re.compile(r"\.parquet/\*\*/|No files found that match|No such file or directory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +224,8 @@ class Session:
         try:
             return self.connection.sql(sql, params=values)
         except duckdb.Error as error:
-            if "\nLINE " not in str(error) and not isinstance(error, duckdb.InterruptException):
+            has_place = "\nLINE " in str(error) or isinstance(error, duckdb.InterruptException)
+            if not has_place and not self._unlocked:
                 # asked another way, the same error also shows its place
                 with contextlib.suppress(duckdb.InvalidInputException):
                     self.connection.execute(sql, values)
@@ -321,6 +324,18 @@ _HINTS: tuple[tuple[type[duckdb.Error], str], ...] = (
 def _translated() -> Iterator[None]:
     try:
         yield
+    except (duckdb.PermissionException, duckdb.IOException) as error:
+        # DuckDB takes a file that is gone for a directory, which the lock forbids
+        if _GONE.search(str(error)):
+            raise QueryError(
+                "a part was removed while the question ran: compaction or retention let it go",
+                hint="ask again",
+            ) from None
+        raise _query_error(error) from None
     except duckdb.Error as error:
-        hint = next((text for kind, text in _HINTS if isinstance(error, kind)), None)
-        raise QueryError(str(error).strip(), hint=hint) from None
+        raise _query_error(error) from None
+
+
+def _query_error(error: duckdb.Error) -> QueryError:
+    hint = next((text for kind, text in _HINTS if isinstance(error, kind)), None)
+    return QueryError(str(error).strip(), hint=hint)
