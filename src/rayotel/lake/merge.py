@@ -30,7 +30,9 @@ from rayotel.lake.parts import part_writer
 RUN_ROWS = 131_072
 READ_ROWS = 32_768
 ROW_GROUP_ROWS = 65_536
+# the merge holds one batch of every run: small ones, for runs may be many
 SPILL_BATCH_ROWS = 4_096
+LIST_BATCH_ROWS = 128
 TEXT = pa.dictionary(pa.int32(), pa.string())
 Ints = npt.NDArray[np.int64]
 
@@ -182,7 +184,7 @@ def _write_run(table: pa.Table, path: Path) -> _Run:
         pa.OSFile(str(_list_path(run)), "wb") as sink,
         pa.ipc.new_file(sink, series.schema) as writer,
     ):
-        writer.write_table(series, max_chunksize=SPILL_BATCH_ROWS)
+        writer.write_table(series, max_chunksize=LIST_BATCH_ROWS)
     return run
 
 
