@@ -24,13 +24,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from harness import LIMITS, RECORDING
+from harness import LIMITS, RAYOTEL, RECORDING, environment
 from lakes import DECODER, RECEIVER
 from rayotel import replay
 from rayotel.ingest.decoding import PROTOBUF
 from rayotel.ingest.wal import Record
 from rayotel.lake import parts, rows
-from rayotel.lake.compactor import Compactor, Schedule
 from rayotel.lake.layout import PartName
 from rayotel.lake.rows import LabelColumns
 from rayotel.lake.storage import open_storage
@@ -102,15 +101,9 @@ def ask_all_the_while(path: Path, stop: threading.Event, counts: list[int]) -> N
             counts.append(session.run(sql).rows()[0]["n"])
 
 
-def compact(path: str, work: str) -> None:
-    """The compacting process."""
-    schedule = Schedule(after_seconds=0.001, grace_seconds=3600)
-    Compactor(open_storage(path), Path(work), schedule).run(RECEIVER)
-
-
 def run_within(command: list[str], limit_mb: int) -> float:
     """Run a command to its end, killed beyond the limit; its peak resident memory in MB."""
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
     status = Path(f"/proc/{process.pid}/statm")
     peak = 0.0
     while process.poll() is None:
@@ -135,9 +128,6 @@ def size_of_visible(path: Path) -> int:
 
 def main() -> None:
     """Make the lake, compact it under the limit, print."""
-    if sys.argv[1:2] == ["compact"]:
-        compact(sys.argv[2], sys.argv[3])
-        return
     wanted = int(float((sys.argv[1:] or ["50"])[0]) * 1e6)
     limit_mb = int((sys.argv[2:] or ["512"])[0])
     with tempfile.TemporaryDirectory(prefix="rayotel-bench-") as name:
@@ -148,7 +138,8 @@ def main() -> None:
         thread = threading.Thread(target=ask_all_the_while, args=(lake, stop, counts))
         thread.start()
         started = time.monotonic()
-        command = [sys.executable, __file__, "compact", str(lake), f"{name}/work"]
+        command = [*RAYOTEL, "compact", "--adopt", RECEIVER, "--storage", str(lake)]
+        command += ["--data-dir", f"{name}/data"]
         peak = run_within(command, limit_mb)
         seconds = time.monotonic() - started
         stop.set()

@@ -39,6 +39,7 @@ from otlp_reference import (
 )
 from otlp_strategies import TEXTS, few
 from rayotel.ingest.bodies import BodyTooLarge, MalformedBody, inflate
+from rayotel.ingest.decoding import no_reservation
 from rayotel.lake import parts
 from rayotel.lake.rows import LabelColumns, tables_by_hour
 from rayotel.lake.schema import METRIC_COLUMNS
@@ -165,6 +166,7 @@ def _as_sum(request: ExportMetricsServiceRequest, temporality: int, *, rises: bo
     _metric(request).sum.is_monotonic = rises
 
 
+TEXT = AnyValue(string_value="v")
 CHANGES: dict[str, Callable[[ExportMetricsServiceRequest], object]] = {
     "name": lambda r: setattr(_metric(r), "name", "other"),
     "unit": lambda r: setattr(_metric(r), "unit", "s"),
@@ -184,7 +186,6 @@ CHANGES: dict[str, Callable[[ExportMetricsServiceRequest], object]] = {
     "resource schema": lambda r: setattr(_resource(r), "schema_url", "https://example.org"),
     "entity": lambda r: _resource(r).resource.entity_refs.add(type="host"),
 }
-TEXT = AnyValue(string_value="v")
 
 
 @pytest.mark.parametrize("change", sorted(CHANGES))
@@ -352,4 +353,4 @@ def test_deflate_is_one_stream() -> None:
     """Unlike gzip and zstd, deflate has no members: a second stream is not more of the body."""
     for encode in ENCODERS["deflate"]:
         with pytest.raises(MalformedBody):
-            inflate(encode(b"one") + encode(b"two"), "deflate", 1 << 22, int)
+            inflate(encode(b"one") + encode(b"two"), "deflate", 1 << 22, no_reservation)

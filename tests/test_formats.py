@@ -173,6 +173,41 @@ def test_values_inside_others_are_written_like_them(
     assert format_ == "parquet" or b"infinity" in content or b"90 seconds" in content
 
 
+@pytest.mark.parametrize("format_", formats.STREAMING)
+@pytest.mark.parametrize(
+    "values",
+    [
+        '* EXCLUDE ("union") FROM test_all_types()',
+        "[{'a': INTERVAL 90 SECONDS}, NULL], [NULL, [INTERVAL 1 DAY], []], NULL::INTERVAL",
+    ],
+)
+def test_every_type_can_be_written(session: Session, values: str, format_: str) -> None:
+    """All of DuckDB's types with their extremes, and types inside types."""
+    assert written(session, f"SELECT {values}", format_)
+
+
+@pytest.mark.xfail(strict=True, reason="maps, arrays and unions are not looked into")
+@pytest.mark.parametrize(
+    ("values", "format_"),
+    [
+        ("MAP {'a': 'infinity'::DATE}", "json"),
+        ("['infinity'::DATE]::DATE[1]", "csv"),
+        ("union_value(a := 'infinity'::DATE)", "json"),
+        ("union_value(a := 1)", "parquet"),
+        ("MAP {'a': INTERVAL 90 SECONDS}", "parquet"),
+    ],
+)
+def test_maps_arrays_and_unions_can_be_written(session: Session, values: str, format_: str) -> None:
+    """They hold what a column can hold."""
+    assert written(session, f"SELECT {values} AS v", format_)
+
+
+@pytest.mark.xfail(strict=True, reason="spaces of Arrow's own words become the T of a moment")
+def test_the_last_day_of_duckdb_is_written(session: Session) -> None:
+    """A date that Arrow cannot spell is at least no nonsense."""
+    assert "valueTout" not in cell(session, "(SELECT max(date) FROM test_all_types())")
+
+
 @patient
 @given(st.lists(st.lists(st.none() | st.text(), min_size=2, max_size=2), max_size=5))
 def test_any_text_survives(rows: list[list[str | None]]) -> None:

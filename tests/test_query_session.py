@@ -333,6 +333,22 @@ def test_a_part_that_went_away_is_no_matter_of_permission(tmp_path: Path) -> Non
     assert "--unlocked" not in str(raised.value.hint)
 
 
+def test_an_error_on_the_way_is_not_taken_for_a_timeout(tmp_path: Path) -> None:
+    """Only what ran too long is said to have run too long; a race, so it is asked many times."""
+    sql = "SELECT if(range = 150000, error('late'), range) AS v FROM range(200000)"
+    for _ in range(200):
+        with Session(open_storage(str(tmp_path)), TimeRange(), LIMITS) as session:
+            with pytest.raises(QueryError) as raised:
+                session.run(sql).rows()
+            assert "longer than" not in raised.value.message
+
+
+def test_a_type_that_arrow_does_not_know_is_refused(tmp_path: Path) -> None:
+    """An answer that cannot be passed on is a QueryError that names the type."""
+    with pytest.raises(QueryError, match="VARIANT"):
+        ask(open_storage(str(tmp_path)), "SELECT 1::VARIANT AS v")
+
+
 lost = pytest.mark.xfail(strict=True, reason="connection.sql() loses the text of the question")
 
 

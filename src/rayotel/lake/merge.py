@@ -31,7 +31,7 @@ RUN_ROWS = 131_072
 READ_ROWS = 32_768
 ROW_GROUP_ROWS = 65_536
 # the merge holds one batch of every run: small ones, for runs may be many
-SPILL_BATCH_ROWS = 4_096
+SPILL_BATCH_ROWS = 1_024
 LIST_BATCH_ROWS = 128
 TEXT = pa.dictionary(pa.int32(), pa.string())
 Ints = npt.NDArray[np.int64]

@@ -65,6 +65,7 @@ class Session:
         self._spill_directory: str | None = None
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._timer: threading.Timer | None = None
+        self._is_timed_out = False
 
     def __enter__(self) -> Session:
         try:
@@ -171,15 +172,31 @@ class Session:
             ready = self._parsed(sql)
             self._start_timer()
             try:
-                return Result(self._reader(ready, parameters), self._stop_timer, self._limits)
-            except duckdb.InterruptException:
-                raise _timed_out(self._limits) from None
+                return Result(self._reader(ready, parameters), self._ended)
+            except duckdb.InterruptException as error:
+                raise self._ended(error) from None
+            except OSError as error:  # how Arrow passes on what it has no type for
+                raise self._ended(error) from None
 
     def _start_timer(self) -> None:
         self._stop_timer()
-        self._timer = threading.Timer(self._limits.timeout_seconds, self.connection.interrupt)
+        self._timer = threading.Timer(self._limits.timeout_seconds, self._interrupt)
         self._timer.daemon = True
         self._timer.start()
+
+    def _ended(self, error: Exception | None) -> QueryError:
+        """The clock stops; in words, what an error of a result means."""
+        self._stop_timer()
+        if self._is_timed_out:
+            return QueryError(
+                f"the query ran longer than {self._limits.timeout_seconds:g} seconds",
+                hint="narrow the time range with --since, or raise RAYOTEL_QUERY_TIMEOUT_SECONDS",
+            )
+        return QueryError(str(error).strip())
+
+    def _interrupt(self) -> None:
+        self._is_timed_out = True
+        self.connection.interrupt()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -236,11 +253,10 @@ class Result:
     """Rows of a query as Arrow batches, within the query's time."""
 
     def __init__(
-        self, reader: pa.RecordBatchReader, done: Callable[[], None], limits: Limits
+        self, reader: pa.RecordBatchReader, ended: Callable[[Exception | None], QueryError]
     ) -> None:
         self._reader = reader
-        self._done = done
-        self._limits = limits
+        self._ended = ended
 
     @property
     def schema(self) -> pa.Schema:
@@ -253,11 +269,9 @@ class Result:
             with _translated():
                 yield from self._reader
         except OSError as error:  # how Arrow passes on an interrupt or an error of DuckDB
-            if "INTERRUPT" in str(error):
-                raise _timed_out(self._limits) from None
-            raise QueryError(str(error)) from None
+            raise self._ended(error) from None
         finally:
-            self._done()
+            self._ended(None)
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows as dictionaries; for small results."""
@@ -294,13 +308,6 @@ def _secret(url: str, access: S3Access) -> str:
     if endpoint.netloc:
         given += ["URL_STYLE 'path'", f"USE_SSL {str(endpoint.scheme == 'https').lower()}"]
     return f"CREATE SECRET lake (TYPE s3, PROVIDER config, {', '.join(given)})"
-
-
-def _timed_out(limits: Limits) -> QueryError:
-    return QueryError(
-        f"the query ran longer than {limits.timeout_seconds:g} seconds",
-        hint="narrow the time range with --since, or raise RAYOTEL_QUERY_TIMEOUT_SECONDS",
-    )
 
 
 _HINTS: tuple[tuple[type[duckdb.Error], str], ...] = (
