@@ -290,6 +290,17 @@ def test_a_query_that_runs_too_long_is_ended(lake: Storage) -> None:
         assert session.run("SELECT 1 AS a").rows() == [{"a": 1}]
 
 
+def test_after_a_timeout_other_errors_are_themselves_again(tmp_path: Path) -> None:
+    """One question that ran too long does not make the next one late."""
+    limits = Limits(memory_bytes=1 << 30, threads=2, timeout_seconds=0.5)
+    with Session(open_storage(str(tmp_path)), TimeRange(), limits) as session:
+        with pytest.raises(QueryError, match="longer than"):
+            session.run("SELECT count(*) FROM range(100000000) a, range(100000000) b").rows()
+        with pytest.raises(QueryError) as raised:
+            session.run("SELECT if(range = 199999, error('x'), range) FROM range(200000)").rows()
+    assert "longer than" not in raised.value.message
+
+
 def test_a_query_that_needs_too_much_memory_is_ended(lake: Storage) -> None:
     """The error's hint names the setting."""
     limits = Limits(memory_bytes=64 << 20, threads=2, timeout_seconds=30)

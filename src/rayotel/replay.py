@@ -30,6 +30,7 @@ from rayotel.errors import RayotelError, UsageError
 from rayotel.model import NANOSECONDS_PER_SECOND
 
 MAX_RETRIES = 20
+MAX_FIRST_TRIES = 5  # nobody has answered yet: it is more likely a wrong address than an outage
 REQUEST_TIMEOUT_SECONDS = 30.0
 LONGEST_RETRY_PAUSE_SECONDS = 30.0
 GZIP_WINDOW_BITS = 31
@@ -142,11 +143,15 @@ def _requests(lines: list[str], bodies: bytes) -> Iterator[RecordedRequest]:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a replay: answers by path and status, and how often was tried again."""
+    """What came of a replay: answers by path and status, and how often was tried again.
+
+    `is_reached`: whether anybody answered at all.
+    """
 
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     retries: int = 0
     seconds: float = 0.0
+    is_reached: bool = False
 
 
 def post(
@@ -183,22 +188,25 @@ def _post_one(
 ) -> int:
     body = request.sent_body(shift_nano)
     failure = ""
-    for attempt in range(MAX_RETRIES):
+    attempt = 0
+    while attempt < (MAX_RETRIES if outcome.is_reached else MAX_FIRST_TRIES):
         pause = min(0.1 * 2**attempt, LONGEST_RETRY_PAUSE_SECONDS)
         try:
             answer = client.post(request.path, content=body, headers=list(request.headers))
         except httpx.TransportError as error:
             failure = f"{type(error).__name__}: {error}"
         else:
+            outcome.is_reached = True
             if answer.status_code not in (408, 429, 502, 503, 504):
                 return answer.status_code
             failure = f"status {answer.status_code}"
             asked = answer.headers.get("retry-after", "")
             pause = min(float(asked), LONGEST_RETRY_PAUSE_SECONDS) if asked.isdigit() else pause
+        attempt += 1
         outcome.retries += 1
         time.sleep(pause)
     raise RayotelError(
-        f"gave up after {MAX_RETRIES} tries: {failure}", hint="is the server at --url running?"
+        f"gave up after {attempt} tries: {failure}", hint="is the server at --url running?"
     )
 
 

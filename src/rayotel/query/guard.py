@@ -20,7 +20,7 @@ _WRITING_NODE = re.compile(
     r'"type":"(COPY|INSERT|UPDATE|DELETE|MERGE)\w*_NODE"|"function_name":"\w*_logging"',
     re.IGNORECASE,
 )
-_PLAIN_EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALY[ZS]E\s+)?(?=\S)", re.IGNORECASE)
+_PLAIN_EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALY[ZS]E\s+)?(?=[^\s(])", re.IGNORECASE)
 _HINT = "a session only reads its lake; --unlocked gives all of DuckDB on your own machine"
 
 
@@ -56,8 +56,8 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
 
 
 def _refuse_hidden_writes(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-    row = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
-    tree = json.loads(row[0]) if row else {"error": True}
+    rows = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
+    tree = json.loads(rows[0][0])
     if tree["error"]:
         # a PIVOT has no such tree, and only DuckDB 2.0 lets a write hide before one
         if duckdb.__version__.startswith("1."):

@@ -180,6 +180,7 @@ class Session:
 
     def _start_timer(self) -> None:
         self._stop_timer()
+        self._is_timed_out = False
         self._timer = threading.Timer(self._limits.timeout_seconds, self._interrupt)
         self._timer.daemon = True
         self._timer.start()

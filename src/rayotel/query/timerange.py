@@ -57,7 +57,9 @@ def time_range(
     if since is not None:
         before = now_unix_nano if end is None else end
         start = max(0, before - duration_seconds(since) * NANOSECONDS_PER_SECOND)
-        # no end given: points a little ahead of this machine's clock are wanted too
+    if start is not None and end is None:
+        # points of clocks that are ahead are wanted too; beyond a day no point is accepted
+        end = now_unix_nano + 25 * 3600 * NANOSECONDS_PER_SECOND
     if start is not None and end is not None and start >= end:
         raise UsageError("the time range is empty: it ends before it begins")
     return TimeRange(start, end)
