@@ -5,7 +5,8 @@ metric, scope and resource they are the key of a bounded cache of series, compar
 Only a series that is not in it has its attributes parsed.
 
 Rejected, counted with its reason, and never stored otherwise: a point whose time is missing, before
-2000, or more than a day after its arrival; a count beyond 2**63 - 1.
+2000, or more than a day after its arrival; a count beyond 2**63 - 1; an attribute of more than 64
+KiB.
 
 Repaired: Fluent Bit sends histograms with the cumulative counts of Prometheus where OTLP wants the
 counts of each bucket (fluent/cmetrics#278). Where the last count equals the total, no count falls
@@ -31,6 +32,8 @@ LATEST_AFTER_ARRIVAL_NANO = 24 * 3600 * NANOSECONDS_PER_SECOND
 _MAX_COUNT = 2**63 - 1
 _NO_RECORDED_VALUE = 1
 SERIES_BYTES = 1000
+# a column of a commit holds two gigabytes of text at most, and a few bodies could exceed that
+MAX_ATTRIBUTE_BYTES = 65_536
 
 _KINDS = {
     "gauge": "number",
@@ -264,6 +267,9 @@ def _decode_metric(
         place = places.get(attributes)
         if place is None:
             one = known.get(attributes)
+            if one is None and max(map(len, attributes), default=0) > MAX_ATTRIBUTE_BYTES:
+                batch.rejected[f"an attribute is larger than {MAX_ATTRIBUTE_BYTES} bytes"] += 1
+                continue
             if one is None:
                 one = known[attributes] = head.series(attributes)
                 # its attributes serialized, as text and as columns of text
