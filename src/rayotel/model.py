@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 NANOSECONDS_PER_SECOND = 1_000_000_000
@@ -98,9 +97,3 @@ class TimeRange:
         """Whether an hour (counted since 1970) has any moment of this range."""
         first, after = hour * NANOSECONDS_PER_HOUR, (hour + 1) * NANOSECONDS_PER_HOUR
         return (self.start is None or after > self.start) and (self.end is None or first < self.end)
-
-
-def utc_text(unix_nano: int) -> str:
-    """RFC 3339 text of a moment, whole seconds, UTC."""
-    moment = datetime.fromtimestamp(unix_nano // NANOSECONDS_PER_SECOND, tz=UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rayotel.ingest.wal import sync_directory
+from rayotel.lake.storage_directory import sync_directory
 
 DIGEST_BYTES = 16
 GENERATIONS = 6

@@ -38,6 +38,7 @@ from pathlib import Path
 
 from rayotel.errors import LogError
 from rayotel.lake.layout import is_receiver_id
+from rayotel.lake.storage_directory import sync_directory
 from rayotel.model import Arrival
 
 MAGIC = b"RAYOWAL1"
@@ -135,7 +136,7 @@ class SegmentWriter:
 
     def __init__(self, directory: Path, number: int) -> None:
         self.number = number
-        self.path = directory / f"{number:012d}.wal"
+        self.path = segment_path(directory, number)
         self.records = 0
         self.broken = False
         try:
@@ -194,15 +195,6 @@ def _write_all(descriptor: int, content: bytes) -> None:
 
 def _log_error(error: OSError) -> LogError:
     return LogError(f"cannot write the log: {error.strerror or error}")
-
-
-def sync_directory(path: Path) -> None:
-    """Make new and removed names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def segment_numbers(directory: Path) -> list[int]:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -55,14 +54,14 @@ class DirectoryStorage:
 
     def put(self, key: str, content: memoryview) -> None:
         """Write, fsync, rename, fsync the directories."""
-        self._put(key, io.BytesIO(content))
+        self._put(key, lambda file: file.write(content))
 
     def put_file(self, key: str, path: Path) -> None:
         """The same, from a file."""
         with path.open("rb") as source:
-            self._put(key, source)
+            self._put(key, lambda file: shutil.copyfileobj(source, file))
 
-    def _put(self, key: str, source: IO[bytes]) -> None:
+    def _put(self, key: str, write: Callable[[IO[bytes]], object]) -> None:
         target = self._root / key
         temporary = self._root / TEMPORARY / uuid.uuid4().hex
         with _translated(f"write '{key}' in '{self._root}'"):
@@ -70,7 +69,7 @@ class DirectoryStorage:
             temporary.parent.mkdir(exist_ok=True)
             try:
                 with temporary.open("xb") as file:
-                    shutil.copyfileobj(source, file)
+                    write(file)
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.replace(target)
@@ -78,7 +77,7 @@ class DirectoryStorage:
                 temporary.unlink(missing_ok=True)
                 raise
             for directory in (target.parent, *made):
-                _sync_directory(directory)
+                sync_directory(directory)
 
     def fetch(self, key: str, path: Path) -> None:
         """Copy the file."""
@@ -144,7 +143,8 @@ def _make_directories(path: Path) -> list[Path]:
     return [directory.parent for directory in missing]
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make new and removed names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -241,4 +241,3 @@ STREAMING: dict[str, Writer] = {
     "markdown": write_markdown,
     "parquet": write_parquet,
 }
-NAMES = ("table", *STREAMING)
