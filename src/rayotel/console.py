@@ -73,12 +73,15 @@ def say(words: str) -> None:
     click.echo(words, err=True)
 
 
-def storage_of(settings: Settings) -> Storage:
+def storage_of(settings: Settings, *, longest_wait_seconds: float = float("inf")) -> Storage:
     """The storage that the settings name."""
     from rayotel.lake.storage import open_storage
 
     return open_storage(
-        settings.storage_url, s3_endpoint=settings.s3_endpoint, s3_region=settings.s3_region
+        settings.storage_url,
+        s3_endpoint=settings.s3_endpoint,
+        s3_region=settings.s3_region,
+        longest_wait_seconds=longest_wait_seconds,
     )
 
 
@@ -91,7 +94,7 @@ def open_lake(
     from rayotel.query.timerange import time_range
 
     settings = config.load(lake)
-    storage = storage_of(settings)
+    storage = storage_of(settings, longest_wait_seconds=settings.query_timeout_seconds)
     limits = Limits(
         settings.query_memory_bytes, settings.query_threads, settings.query_timeout_seconds
     )

@@ -86,8 +86,17 @@ class Storage(Protocol):
         """Let go of connections."""
 
 
-def open_storage(url: str, *, s3_endpoint: str = "", s3_region: str = "") -> Storage:
-    """The storage at `url`: a directory's path or `s3://bucket/prefix`. Touches nothing yet."""
+def open_storage(
+    url: str,
+    *,
+    s3_endpoint: str = "",
+    s3_region: str = "",
+    longest_wait_seconds: float = float("inf"),
+) -> Storage:
+    """The storage at `url`: a directory's path or `s3://bucket/prefix`. Touches nothing yet.
+
+    `longest_wait_seconds`: for a server that is silent, where its usual bound is too patient.
+    """
     if "://" not in url:
         from rayotel.lake.storage_directory import DirectoryStorage
 
@@ -101,7 +110,11 @@ def open_storage(url: str, *, s3_endpoint: str = "", s3_region: str = "") -> Sto
     from rayotel.lake.storage_s3 import S3Storage  # boto3 takes long to import
 
     return S3Storage(
-        match["bucket"], match["prefix"].strip("/"), endpoint=s3_endpoint, region=s3_region
+        match["bucket"],
+        match["prefix"].strip("/"),
+        endpoint=s3_endpoint,
+        region=s3_region,
+        longest_wait_seconds=longest_wait_seconds,
     )
 
 

@@ -45,6 +45,11 @@ _DENIED = {
     "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "AuthorizationHeaderMalformed",
     "AllAccessDisabled", "AccountProblem",
 }  # fmt: skip
+_HINTS: dict[type[StorageError], str] = {
+    StorageMissing: "is there such a bucket? see RAYOTEL_STORAGE and RAYOTEL_S3_ENDPOINT",
+    StorageDenied: "are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY right, and allowed to do this?",
+    StorageUnavailable: "is the S3 server up and reachable? see RAYOTEL_S3_ENDPOINT, and try again",
+}
 
 
 @contextlib.contextmanager
@@ -53,7 +58,9 @@ def _translated(what: str) -> Iterator[None]:
         yield
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", "unknown"))
-        raise _class_of(code)(f"cannot {what}: the S3 server answered {code}") from error
+        kind = _class_of(code)
+        words = f"cannot {what}: the S3 server answered {code}"
+        raise kind(words, hint=_HINTS[kind]) from error
     except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
         raise StorageDenied(
             f"cannot {what}: no S3 credentials, or not all of them",
@@ -61,7 +68,8 @@ def _translated(what: str) -> Iterator[None]:
         ) from error
     except BotoCoreError as error:
         # its text can hold the endpoint and never a secret
-        raise StorageUnavailable(f"cannot {what}: {type(error).__name__}: {error}") from error
+        words = f"cannot {what}: {type(error).__name__}: {error}"
+        raise StorageUnavailable(words, hint=_HINTS[StorageUnavailable]) from error
 
 
 def _class_of(code: str) -> type[StorageError]:
@@ -73,10 +81,19 @@ def _class_of(code: str) -> type[StorageError]:
 class S3Storage:
     """Objects below `prefix` in `bucket`. `endpoint` is empty for AWS itself."""
 
-    def __init__(self, bucket: str, prefix: str, *, endpoint: str = "", region: str = "") -> None:
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str,
+        *,
+        endpoint: str = "",
+        region: str = "",
+        longest_wait_seconds: float = float("inf"),
+    ) -> None:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._endpoint = endpoint
+        self._longest_wait_seconds = longest_wait_seconds
         if "@" in endpoint:
             raise UsageError(
                 "setting 's3_endpoint' holds credentials",
@@ -98,9 +115,9 @@ class S3Storage:
                 region_name=self._region,
                 endpoint_url=self._endpoint or None,
                 config=Config(
-                    connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                    connect_timeout=min(CONNECT_TIMEOUT_SECONDS, self._longest_wait_seconds),
+                    read_timeout=min(READ_TIMEOUT_SECONDS, self._longest_wait_seconds),
                     max_pool_connections=MAX_PARALLEL_REQUESTS,
-                    read_timeout=READ_TIMEOUT_SECONDS,
                     retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
                     s3={"addressing_style": "path"},
                     # newer checksums are unknown to several S3-compatible servers

@@ -9,6 +9,7 @@ translates DuckDB's errors.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import shutil
 import tempfile
@@ -35,7 +36,12 @@ from rayotel.query.snapshot import Snapshot, snapshot
 
 ROWS_PER_BATCH = 8192
 MAX_SPILL_TIMES_MEMORY = 4
+MAX_HTTP_WAIT_SECONDS = 30
 _GONE = re.compile(r"\.parquet/\*\*/|No files found that match|No such file or directory")
+_HTTP_FAILED = re.compile(r"HTTP Error: | error for HTTP ")
+_UNREACHABLE_HINT = (
+    "is the storage reachable, and are the credentials right? see RAYOTEL_S3_ENDPOINT, AWS_*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class Session:
 
     def __enter__(self) -> Session:
         try:
-            with _translated():
+            with _translated(is_own_sql=True):
                 self._open()
         except BaseException:
             self.close()
@@ -157,6 +163,9 @@ class Session:
             # httpfs copies them from the environment, and settings can be read in SQL
             connection.execute(f"SET {name} = ''")
         connection.execute(_secret(self._storage.url, access))
+        # an interrupt does not reach DuckDB while it waits for an answer
+        wait = min(MAX_HTTP_WAIT_SECONDS, math.ceil(self._limits.timeout_seconds))
+        connection.execute(f"SET http_timeout = {wait}")
 
     def _set_limits(self, connection: duckdb.DuckDBPyConnection) -> None:
         limits = self._limits
@@ -202,7 +211,7 @@ class Session:
                 f"the query ran longer than {self._limits.timeout_seconds:g} seconds",
                 hint="narrow the time range with --since, or raise RAYOTEL_QUERY_TIMEOUT_SECONDS",
             )
-        return QueryError(str(error).strip())
+        return _words(str(error))
 
     def _interrupt(self) -> None:
         self._is_timed_out = True
@@ -383,27 +392,29 @@ _HINTS: tuple[tuple[type[duckdb.Error], str], ...] = (
         duckdb.OutOfMemoryException,
         "narrow the time range with --since, or raise RAYOTEL_QUERY_MEMORY_BYTES",
     ),
-    (
-        duckdb.HTTPException,
-        "is the storage reachable, and are the credentials right? see RAYOTEL_S3_ENDPOINT, AWS_*",
-    ),
     (duckdb.CatalogException, "'rayotel streams' lists the streams, each a table of its name"),
 )
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _translated(*, is_own_sql: bool = False) -> Iterator[None]:
+    """`is_own_sql`: nobody would know the statement that DuckDB shows the place in."""
     try:
         yield
     except (duckdb.PermissionException, duckdb.IOException) as error:
         # DuckDB takes a file that is gone for a directory, which the lock forbids
         if _GONE.search(str(error)):
             raise PartRemoved() from None
-        raise _query_error(error) from None
+        raise _query_error(error, is_own_sql) from None
     except duckdb.Error as error:
-        raise _query_error(error) from None
+        raise _query_error(error, is_own_sql) from None
 
 
-def _query_error(error: duckdb.Error) -> QueryError:
+def _query_error(error: duckdb.Error, is_own_sql: bool) -> QueryError:
     hint = next((text for kind, text in _HINTS if isinstance(error, kind)), None)
-    return QueryError(str(error).strip(), hint=hint)
+    return _words(str(error).partition("\n\nLINE ")[0] if is_own_sql else str(error), hint)
+
+
+def _words(text: str, hint: str | None = None) -> QueryError:
+    unreachable = _UNREACHABLE_HINT if _HTTP_FAILED.search(text) else None
+    return QueryError(text.strip(), hint=hint or unreachable)
