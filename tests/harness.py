@@ -139,12 +139,15 @@ class Server:
 
 
 @contextlib.contextmanager
-def s3_server(directory: Path) -> Iterator[str]:
-    """A real S3 server (`rclone serve s3`) over a directory, each folder a bucket; its URL."""
+def s3_server(directory: Path, *, forgets_seconds: int = 1) -> Iterator[str]:
+    """A real S3 server (`rclone serve s3`) over a directory, each folder a bucket; its URL.
+
+    What others than its clients change in the directory it sees after `forgets_seconds`.
+    """
     port = free_port()
     rclone = Path(sys.executable).with_name("rclone")
     command = [str(rclone), "serve", "s3", str(directory), "--addr", f"127.0.0.1:{port}"]
-    options = ["--dir-cache-time", "1s", "--config", os.devnull]
+    options = ["--dir-cache-time", f"{forgets_seconds}s", "--config", os.devnull]
     process = subprocess.Popen(
         [*command, "--auth-key", f"{S3_KEY_ID},{S3_SECRET}", *options],
         stdout=subprocess.DEVNULL,

@@ -15,7 +15,7 @@ import hashlib
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +57,13 @@ class Cache:
 def footers(storage: Storage, found: Sequence[Part], cache: Cache | None) -> list[Footer]:
     """The footers of parts, in their order. Raises StorageError, and LakeError for no Parquet."""
     with _database(storage, cache) as database:
-        known = _known(database, found)
-        missing = [part for part in found if part.name.key not in known]
-        fresh = dict(zip((part.name.key for part in missing), _read(storage, missing), strict=True))
+        keyed = {part.name.key: part for part in found}
+        known = _known(database, keyed)
+        missing = {key: part for key, part in keyed.items() if key not in known}
+        fresh = dict(zip(missing, _read(storage, list(missing.values())), strict=True))
         _remember(database, missing, fresh)
-    return [known.get(part.name.key) or fresh[part.name.key] for part in found]
+    known |= fresh
+    return [known[key] for key in keyed]
 
 
 def _read(storage: Storage, missing: list[Part]) -> Iterator[Footer]:
@@ -128,11 +130,10 @@ def _opened(path: Path) -> sqlite3.Connection:
     raise AssertionError("unreachable")
 
 
-def _known(database: sqlite3.Connection | None, found: Sequence[Part]) -> dict[str, Footer]:
+def _known(database: sqlite3.Connection | None, keys: Mapping[str, Part]) -> dict[str, Footer]:
     """The footers that the database has of these very objects."""
-    if database is None or not found:
+    if database is None or not keys:
         return {}
-    keys = {part.name.key: part for part in found}
     schemas: dict[int, pa.Schema] = {}
     known: dict[str, Footer] = {}
     with contextlib.suppress(sqlite3.Error, pa.ArrowException, OSError):
@@ -153,21 +154,21 @@ def _known(database: sqlite3.Connection | None, found: Sequence[Part]) -> dict[s
 
 
 def _remember(
-    database: sqlite3.Connection | None, missing: list[Part], fresh: dict[str, Footer]
+    database: sqlite3.Connection | None, missing: Mapping[str, Part], fresh: Mapping[str, Footer]
 ) -> None:
     if database is None or not missing:
         return
     with contextlib.suppress(sqlite3.Error):
         database.execute("BEGIN IMMEDIATE")
-        for part in missing:
-            footer = fresh[part.name.key]
+        for key, part in missing.items():
+            footer = fresh[key]
             content = footer.schema.serialize().to_pybytes()
             database.execute("INSERT OR IGNORE INTO columns (content) VALUES (?)", (content,))
             database.execute(
                 "INSERT OR REPLACE INTO footers VALUES (?, ?, ?, ?, ?, ?,"
                 " (SELECT id FROM columns WHERE content = ?))",
                 (
-                    part.name.key, part.size_bytes, part.written_unix,
+                    key, part.size_bytes, part.written_unix,
                     footer.rows, footer.first_unix_nano, footer.last_unix_nano, content,
                 ),
             )  # fmt: skip

@@ -12,19 +12,23 @@ segments lies inside its own and whose level is lower. So a listing is the catal
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import date
 
 MAX_STREAM_NAME_CHARACTERS = 100
 _STREAM = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _RECEIVER = re.compile(r"[0-9a-f]{12}")
+# each part has exactly one key that matches: no leading zeros, no digits but ASCII's
 _KEY = re.compile(
-    r"(?P<stream>[A-Za-z0-9_-]{1,100})/date=(?P<date>\d{4}-\d\d-\d\d)/hour=(?P<hour>\d\d)/"
-    r"(?P<receiver>[0-9a-f]{12})-(?P<first>\d{12})-(?P<last>\d{12})-(?P<level>\d{1,3})\.parquet"
+    r"([A-Za-z0-9_-]{1,100})/date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/"
+    r"([0-9a-f]{12})-(\d{12})-(\d{12})-(0|[1-9]\d{0,2})\.parquet",
+    re.ASCII,
 )
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = date(1970, 1, 1).toordinal()
+_DAYS_REMEMBERED = 4096
 
 
 def is_stream_name(name: str) -> bool:
@@ -81,7 +85,7 @@ def stream_prefix(stream: str) -> str:
 
 def date_prefix(stream: str, hour: int) -> str:
     """Prefix of all parts of the day that an hour is in."""
-    return f"{stream}/date={_hour_start(hour):%Y-%m-%d}/"
+    return f"{stream}/date={_date_text(hour // 24)}/"
 
 
 def hour_prefix(stream: str, hour: int) -> str:
@@ -89,8 +93,18 @@ def hour_prefix(stream: str, hour: int) -> str:
     return f"{date_prefix(stream, hour)}hour={hour % 24:02d}/"
 
 
-def _hour_start(hour: int) -> datetime:
-    return datetime.fromtimestamp(hour * 3600, tz=UTC)
+@functools.lru_cache(_DAYS_REMEMBERED)
+def _date_text(day: int) -> str:
+    return date.fromordinal(_EPOCH + day).isoformat()
+
+
+@functools.lru_cache(_DAYS_REMEMBERED)
+def _day(text: str) -> int | None:
+    """Days since 1970 of a date; None where there is no such date."""
+    try:
+        return date.fromisoformat(text).toordinal() - _EPOCH
+    except ValueError:
+        return None
 
 
 def parse_key(key: str) -> PartName | None:
@@ -98,16 +112,11 @@ def parse_key(key: str) -> PartName | None:
     match = _KEY.fullmatch(key)
     if match is None:
         return None
-    try:
-        day = datetime.strptime(match["date"], "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError:
+    stream, date_text, hour, receiver, first, last, level = match.groups()
+    day, in_day = _day(date_text), int(hour)
+    if day is None or in_day > 23 or first > last:
         return None
-    in_day, first, last = int(match["hour"]), int(match["first"]), int(match["last"])
-    if in_day > 23 or first > last:
-        return None
-    hour = (day - _EPOCH).days * 24 + in_day
-    name = PartName(match["stream"], hour, match["receiver"], first, last, int(match["level"]))
-    return name if name.key == key else None  # digits may be spelled in more ways than one
+    return PartName(stream, day * 24 + in_day, receiver, int(first), int(last), int(level))
 
 
 def visible(parts: Iterable[Part]) -> list[Part]:

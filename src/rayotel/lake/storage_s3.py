@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -21,6 +23,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ProfileNotFound,
 )
+from botocore.utils import parse_timestamp
 
 from rayotel.errors import (
     StorageDenied,
@@ -78,6 +81,21 @@ def _class_of(code: str) -> type[StorageError]:
     return StorageDenied if code in _DENIED else StorageUnavailable
 
 
+def _session() -> boto3.session.Session:
+    """A session that reads a listing's times fast: botocore's own way takes half of a listing."""
+    core = botocore.session.get_session()
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
+    return boto3.session.Session(botocore_session=core)
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:  # headers have another form
+        moment: datetime = parse_timestamp(text)
+        return moment
+
+
 class S3Storage:
     """Objects below `prefix` in `bucket`. `endpoint` is empty for AWS itself."""
 
@@ -102,7 +120,7 @@ class S3Storage:
         if region and _REGION.fullmatch(region) is None:
             raise UsageError("setting 's3_region' is not a region", hint="for example: us-east-1")
         with _translated(f"use '{self.url}'"):
-            self._session = boto3.session.Session()
+            self._session = _session()
             # servers without a notion of regions take any; AWS itself redirects to the right one
             self._region = region or self._session.region_name or "us-east-1"
             self._session.get_credentials()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -50,12 +51,13 @@ def streams(
         raise QueryError(f"no stream '{only[:100]}'", hint="'rayotel streams' lists them")
     wanted = names if only is None else [only]
     listed = side_by_side(lambda name: catalog.parts(storage, name, range_), wanted)
+    by_stream = {name: parts for name, parts in zip(wanted, listed, strict=True) if parts}
+    everything = [part for parts in by_stream.values() for part in parts]
+    footers = iter(caching.footers(storage, everything, cache))
     found = []
-    for name, parts in zip(wanted, listed, strict=True):
-        if not parts:
-            continue
+    for name, parts in by_stream.items():
         size = sum(part.size_bytes for part in parts)
-        told = _of_footers(caching.footers(storage, parts, cache), range_)
+        told = _of_footers(list(itertools.islice(footers, len(parts))), range_)
         rows, first, last = told or _of_rows(storage, name, range_, limits, cache)
         lag = None if last is None else time.time() - last / NANOSECONDS_PER_SECOND
         found.append(
