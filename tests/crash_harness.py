@@ -39,6 +39,7 @@ from harness import (
     s3_server,
 )
 from rayotel.errors import RayotelError
+from rayotel.lake.cache import Cache
 from rayotel.lake.storage import Storage, open_storage
 
 SCRIPT = Path(__file__).with_name("crashing_server.py")
@@ -113,12 +114,13 @@ def kill_often(
     client.start()
     command = ["serve", "--port", str(port), "--data-dir", str(data_dir)]
     env = environment({**settings, **FAST, "RAYOTEL_PORT": str(port)})
+    cache = Cache(data_dir / "cache", max_copies_bytes=1 << 30)
     most = 0
     for step in itertools.islice(itertools.cycle((*STEPS, AT_RANDOM)), kills):
         _live_and_die(step, command, env, chance)
         figures.kills += 1
         figures.kills_by_step[step] = figures.kills_by_step.get(step, 0) + 1
-        most = _question(storage, most, figures)
+        most = _question(storage, cache, most, figures)
     _finish(client, command, env)
     figures.acknowledged = client.acknowledged
     found = ask(storage, "SELECT data_point_value AS v, count(*) AS n FROM raymetrics GROUP BY v")
@@ -146,12 +148,13 @@ def _live_and_die(
     assert process.returncode == -signal.SIGKILL, f"ended by itself: {process.returncode}"
 
 
-def _question(storage: Storage, most: int, figures: Figures) -> int:
+def _question(storage: Storage, cache: Cache, most: int, figures: Figures) -> int:
     """Ask while the server is dead: nothing is there twice, and nothing that was there is gone."""
     try:
         found = ask(
             storage,
             "SELECT count(*) AS n, count(DISTINCT data_point_value) AS d FROM raymetrics",
+            cache=cache,
         )[0]
     except RayotelError:
         if most:

@@ -20,9 +20,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
+from rayotel.lake.cache import Cache
 from rayotel.lake.storage import Storage
 from rayotel.model import TimeRange
-from rayotel.query.session import Limits, Session
+from rayotel.query import session
+from rayotel.query.session import Limits
 
 RECORDING = Path(__file__).parent / "recordings" / "cluster"
 RAYOTEL = (sys.executable, "-m", "rayotel")
@@ -200,10 +202,12 @@ def rayotel(
     )
 
 
-def ask(storage: Storage, sql: str, range_: TimeRange | None = None) -> list[dict[str, Any]]:
+def ask(
+    storage: Storage, sql: str, range_: TimeRange | None = None, cache: Cache | None = None
+) -> list[dict[str, Any]]:
     """The rows of a question to the lake."""
-    with Session(storage, range_ or TimeRange(), LIMITS, mentioned_in=sql) as session:
-        return session.run(sql).rows()
+    with session.ask(storage, range_ or TimeRange(), LIMITS, sql, cache=cache) as result:
+        return result.rows()
 
 
 def gauge_request(

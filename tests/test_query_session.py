@@ -18,7 +18,7 @@ import pytest
 
 from harness import LIMITS, ask, gauge_request, wait_until
 from lakes import DECODER
-from rayotel.errors import QueryError, StorageMissing
+from rayotel.errors import LakeError, QueryError, StorageMissing
 from rayotel.ingest.decoding import PROTOBUF
 from rayotel.ingest.wal import Record
 from rayotel.lake import parts, rows
@@ -124,7 +124,7 @@ def test_parts_of_hours_outside_the_range_are_not_opened(lake: Storage) -> None:
         lake.put(garbage.key, memoryview(b"garbage that is no Parquet"))
     assert values(lake, TimeRange(T0, T0 + HOUR)) == [1]
     assert ask(lake, "SELECT count(*) AS n FROM healthy") == [{"n": 1}]
-    with pytest.raises(QueryError, match="hour=14"):
+    with pytest.raises(LakeError, match="hour=14"):
         values(lake, TimeRange(T0 - 1, T0 + HOUR))
 
 

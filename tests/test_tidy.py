@@ -33,6 +33,7 @@ OWNERS = {
     "fcntl": {"ingest/journal.py", "lake/compactor.py"},
     "rich": {"console.py", "query/table.py"},
     "tomllib": {"config.py"},
+    "sqlite3": {"lake/cache.py"},
 }
 
 

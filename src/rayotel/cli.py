@@ -118,12 +118,11 @@ def query(
     rayotel query --name node-cpu --since 1h
     rayotel query "SELECT count(*) FROM raymetrics" --format json
     """
-    from rayotel.query.session import Session
+    from rayotel.query.session import ask
 
     text, parameters = _question(sql, file, name, _pairs(params))
-    storage, limits, range_ = open_lake(lake, since, from_, to)
-    with Session(storage, range_, limits, mentioned_in=text, unlocked=unlocked) as session:
-        result = session.run(text, parameters)
+    storage, limits, range_, cache = open_lake(lake, since, from_, to)
+    with ask(storage, range_, limits, text, parameters, unlocked=unlocked, cache=cache) as result:
         write(result.schema, result.batches(), format_, output)
 
 
@@ -166,13 +165,13 @@ def streams(
 
     if schema and name is None:
         raise UsageError("--schema needs the name of a stream")
-    storage, limits, range_ = open_lake(lake, since, from_, to)
+    storage, limits, range_, cache = open_lake(lake, since, from_, to)
     if schema and name is not None:
         names = ("column", "type", "holds")
-        found = overview.columns(storage, name, range_, limits)
+        found = overview.columns(storage, name, range_, limits, cache=cache)
         table = pa.table([list(column) for column in zip(*found, strict=True)], names=names)
     else:
-        table = overview.table(overview.streams(storage, range_, limits, only=name))
+        table = overview.table(overview.streams(storage, range_, limits, only=name, cache=cache))
     write(table.schema, table.to_batches(), format_, output)
     if not table.num_rows:
         say(f"no streams in '{storage.url}' in this time range")

@@ -97,6 +97,12 @@ class Settings:
     query_memory_bytes: int = _setting(4096 * MIB, "memory of one SQL query")
     query_threads: int = _setting(0, "threads of one SQL query; 0: one per core")
     query_timeout_seconds: float = _setting(300.0, "longest run of one SQL query")
+    cache_dir: str = _setting(
+        "", "what commands that read keep of lakes, safe to delete; default: ~/.cache/rayotel"
+    )
+    cache_bytes: int = _setting(
+        2048 * MIB, "most bytes of a bucket's parts kept there; 0: nothing is kept"
+    )
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -109,7 +115,7 @@ class Settings:
             raise UsageError("setting 'username' has a colon, which HTTP Basic forbids")
 
     def _check_numbers(self) -> None:
-        may_be_zero = {"port", "query_threads"}
+        may_be_zero = {"port", "query_threads", "cache_bytes"}
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, int | float) and not isinstance(value, bool):
@@ -140,6 +146,14 @@ class Settings:
     def storage_url(self) -> str:
         """Where the lake is: the setting, or the directory `lake` in `data_dir`."""
         return self.storage or str(Path(self.data_dir) / "lake")
+
+    @property
+    def cache_directory(self) -> Path:
+        """Where readers keep what they read: the setting, or the user's directory of caches."""
+        if self.cache_dir:
+            return Path(self.cache_dir)
+        base = os.environ.get("XDG_CACHE_HOME", "")
+        return Path(base) / "rayotel" if base else Path("~/.cache/rayotel").expanduser()
 
     @property
     def has_credentials(self) -> bool:

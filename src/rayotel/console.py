@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from rayotel.config import Settings
+    from rayotel.lake.cache import Cache
     from rayotel.lake.storage import Storage
     from rayotel.model import TimeRange
     from rayotel.query.session import Limits
@@ -86,8 +87,9 @@ def storage_of(settings: Settings, *, longest_wait_seconds: float = float("inf")
 
 def open_lake(
     lake: Mapping[str, Any], since: str | None, from_: str | None, to: str | None
-) -> tuple[Storage, Limits, TimeRange]:
-    """Storage, bounds of a query, and the time range that was asked for."""
+) -> tuple[Storage, Limits, TimeRange, Cache | None]:
+    """Storage, bounds of a query, the time range that was asked for, and what is kept of lakes."""
+    from rayotel.lake.cache import Cache
     from rayotel.query.session import Limits
     from rayotel.query.timerange import time_range
 
@@ -96,7 +98,8 @@ def open_lake(
     limits = Limits(
         settings.query_memory_bytes, settings.query_threads, settings.query_timeout_seconds
     )
-    return storage, limits, time_range(since, from_, to, time.time_ns())
+    kept = settings.cache_bytes and Cache(settings.cache_directory, settings.cache_bytes)
+    return storage, limits, time_range(since, from_, to, time.time_ns()), kept or None
 
 
 def write(schema: pa.Schema, batches: Any, format_: str, output: str | None) -> None:

@@ -24,7 +24,7 @@ from rayotel.errors import RayotelError
 from rayotel.lake.storage import open_storage
 from rayotel.model import TimeRange
 from rayotel.query import shipped
-from rayotel.query.session import Limits, Session
+from rayotel.query.session import Limits, ask
 from rayotel.query.table import write_table
 
 START_TIMEOUT_SECONDS = 30.0
@@ -112,8 +112,7 @@ def _answers(lake: Path) -> Iterator[str]:
         question = shipped.find(name)
         sql = around.format(sql=question.sql)
         text = io.StringIO()
-        with Session(storage, TimeRange(), LIMITS, mentioned_in=sql) as session:
-            result = session.run(sql, question.bind({}))
+        with ask(storage, TimeRange(), LIMITS, sql, question.bind({})) as result:
             write_table(result.schema, result.batches(), text)
         lines = (line.rstrip() for line in text.getvalue().strip("\n").splitlines())
         yield "\n".join(["", f"{name}: {question.question}", "", *lines, "", words])

@@ -3,6 +3,7 @@
 RayotelError
 ├── UsageError              the command or a setting is wrong: never retry as it is, exit code 2
 ├── QueryError              the SQL is wrong, forbidden or took too much: never retry as it is
+│   └── PartRemoved         a part went away meanwhile: ask again
 ├── DataDirectoryBusy       another server has the data directory: retry when it is gone
 ├── RequestRefused          an HTTP request is answered with an error status
 │   ├── NeverAcceptable     4xx: the same request can never be accepted, the sender may drop it
@@ -37,6 +38,16 @@ class UsageError(RayotelError):
 
 class QueryError(RayotelError):
     """SQL that is wrong, forbidden, or beyond the session's limits. Never retry as it is."""
+
+
+class PartRemoved(QueryError):
+    """Compaction or retention let a part go while a question was about to read it. Ask again."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a part was removed while the question ran: compaction or retention let it go",
+            hint="ask again",
+        )
 
 
 class DataDirectoryBusy(RayotelError):

@@ -7,14 +7,19 @@ decisions; every error that they let out is a `StorageError` whose class says wh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from rayotel.errors import UsageError
 
+MAX_PARALLEL_REQUESTS = 16
 _S3_URL = re.compile(r"s3://(?P<bucket>[A-Za-z0-9._-]{1,255})(?P<prefix>(?:/[^?#]*)?)")
+
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,9 @@ class Storage(Protocol):
     def read(self, key: str) -> bytes:
         """All bytes of an object. Raises StorageMissing where there is none."""
 
+    def read_range(self, key: str, offset: int, size_bytes: int) -> bytes:
+        """Some bytes of an object; fewer where it ends. Raises StorageMissing."""
+
     def objects(self, prefix: str) -> Iterator[StoredObject]:
         """Every object whose key begins with `prefix`, in no promised order."""
 
@@ -108,3 +116,16 @@ def open_storage(
         region=s3_region,
         longest_wait_seconds=longest_wait_seconds,
     )
+
+
+def side_by_side(ask: Callable[[Asked], Answer], items: Iterable[Asked]) -> Iterator[Answer]:
+    """Requests to a storage, several at once; answers in the order asked. The first error ends it.
+
+    A bucket answers after a wait, which many requests can share.
+    """
+    with ThreadPoolExecutor(MAX_PARALLEL_REQUESTS, thread_name_prefix="storage") as pool:
+        try:
+            yield from pool.map(ask, items)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -29,7 +29,7 @@ from rayotel.errors import (
     StorageUnavailable,
     UsageError,
 )
-from rayotel.lake.storage import S3Access, StoredObject
+from rayotel.lake.storage import MAX_PARALLEL_REQUESTS, S3Access, StoredObject
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -117,6 +117,7 @@ class S3Storage:
                 config=Config(
                     connect_timeout=min(CONNECT_TIMEOUT_SECONDS, self._longest_wait_seconds),
                     read_timeout=min(READ_TIMEOUT_SECONDS, self._longest_wait_seconds),
+                    max_pool_connections=MAX_PARALLEL_REQUESTS,
                     retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
                     s3={"addressing_style": "path"},
                     # newer checksums are unknown to several S3-compatible servers
@@ -175,6 +176,17 @@ class S3Storage:
         """One GET."""
         with _translated(f"read '{key}' from '{self.url}'"):
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            content: bytes = answer["Body"].read()
+            return content
+
+    def read_range(self, key: str, offset: int, size_bytes: int) -> bytes:
+        """One GET of a range."""
+        with _translated(f"read '{key}' from '{self.url}'"):
+            answer = self._client.get_object(
+                Bucket=self._bucket,
+                Key=self._prefix + key,
+                Range=f"bytes={offset}-{offset + size_bytes - 1}",
+            )
             content: bytes = answer["Body"].read()
             return content
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 
 from rayotel.errors import QueryError
+from rayotel.lake import cache as caching
 from rayotel.lake import catalog
+from rayotel.lake.cache import Cache
+from rayotel.lake.parts import Footer
 from rayotel.lake.schema import origin
-from rayotel.lake.storage import Storage
-from rayotel.model import TimeRange
+from rayotel.lake.storage import Storage, side_by_side
+from rayotel.model import NANOSECONDS_PER_SECOND, TimeRange
 from rayotel.query import views
-from rayotel.query.session import Limits, Session
+from rayotel.query.session import Limits, ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +34,71 @@ class StreamOverview:
 
 
 def streams(
-    storage: Storage, range_: TimeRange, limits: Limits, *, only: str | None = None
+    storage: Storage,
+    range_: TimeRange,
+    limits: Limits,
+    *,
+    only: str | None = None,
+    cache: Cache | None = None,
 ) -> list[StreamOverview]:
-    """Every stream that has parts in the range, or the one named."""
+    """Every stream that has parts in the range, or the one named.
+
+    From footers alone, but for parts that reach beyond the range: their rows are counted.
+    """
     names = catalog.streams(storage)
     if only is not None and only not in names:
         raise QueryError(f"no stream '{only[:100]}'", hint="'rayotel streams' lists them")
+    wanted = names if only is None else [only]
+    listed = side_by_side(lambda name: catalog.parts(storage, name, range_), wanted)
     found = []
-    for name in names if only is None else [only]:
-        parts = catalog.parts(storage, name, range_)
+    for name, parts in zip(wanted, listed, strict=True):
         if not parts:
             continue
-        sql = (
-            "SELECT count(*) AS n, min(time_unix_nano) AS first, max(time_unix_nano) AS last,"
-            " epoch(now()) - epoch(max(time_unix_nano)) AS lag"
-            f" FROM {views.quoted(name)}"
-        )
-        with Session(storage, range_, limits, mentioned_in=sql) as session:
-            row = session.run(sql).rows()[0]
         size = sum(part.size_bytes for part in parts)
+        told = _of_footers(caching.footers(storage, parts, cache), range_)
+        rows, first, last = told or _of_rows(storage, name, range_, limits, cache)
+        lag = None if last is None else time.time() - last / NANOSECONDS_PER_SECOND
         found.append(
-            StreamOverview(name, row["n"], size, len(parts), row["first"], row["last"], row["lag"])
+            StreamOverview(name, rows, size, len(parts), _moment(first), _moment(last), lag)
         )
     return found
+
+
+Extent = tuple[int, int | None, int | None]
+
+
+def _of_footers(footers: list[Footer], range_: TimeRange) -> Extent | None:
+    """Rows, first and last event in nanoseconds; None where footers cannot tell."""
+    touched = [footer for footer in footers if footer.touches(range_)]
+    if not all(footer.is_within(range_) for footer in touched):
+        return None
+    firsts = [one.first_unix_nano for one in touched]
+    lasts = [one.last_unix_nano for one in touched]
+    if None in firsts or None in lasts:
+        return None
+    return (
+        sum(footer.rows for footer in touched),
+        min((one for one in firsts if one is not None), default=None),
+        max((one for one in lasts if one is not None), default=None),
+    )
+
+
+def _of_rows(
+    storage: Storage, stream: str, range_: TimeRange, limits: Limits, cache: Cache | None
+) -> Extent:
+    sql = (
+        "SELECT count(*) AS n, epoch_ns(min(time_unix_nano)) AS first,"
+        f" epoch_ns(max(time_unix_nano)) AS last FROM {views.quoted(stream)}"
+    )
+    with ask(storage, range_, limits, sql, cache=cache) as result:
+        row = result.rows()[0]
+    return row["n"], row["first"], row["last"]
+
+
+def _moment(unix_nano: int | None) -> datetime | None:
+    if unix_nano is None:
+        return None
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=unix_nano // 1000)
 
 
 def table(found: list[StreamOverview]) -> pa.Table:
@@ -73,10 +119,15 @@ def table(found: list[StreamOverview]) -> pa.Table:
 
 
 def columns(
-    storage: Storage, stream: str, range_: TimeRange, limits: Limits
+    storage: Storage,
+    stream: str,
+    range_: TimeRange,
+    limits: Limits,
+    *,
+    cache: Cache | None = None,
 ) -> list[tuple[str, str, str]]:
     """(name, type, what it holds) of every column of a stream's table."""
     sql = f"DESCRIBE {views.quoted(stream)}"
-    with Session(storage, range_, limits, mentioned_in=sql) as session:
-        rows = session.run(sql).rows()
+    with ask(storage, range_, limits, sql, cache=cache) as result:
+        rows = result.rows()
     return [(row["column_name"], row["column_type"], origin(row["column_name"])) for row in rows]

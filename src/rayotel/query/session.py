@@ -23,13 +23,16 @@ from urllib.parse import urlsplit
 import duckdb
 import pyarrow as pa
 
-from rayotel.errors import QueryError
+from rayotel.errors import PartRemoved, QueryError, StorageMissing
+from rayotel.lake import cache as caching
 from rayotel.lake import catalog
+from rayotel.lake.cache import Cache
 from rayotel.lake.layout import Part
 from rayotel.lake.storage import S3Access, Storage
 from rayotel.model import TimeRange
 from rayotel.query import dialect, guard, views
 from rayotel.query.extension import load_httpfs
+from rayotel.query.snapshot import Snapshot, snapshot
 
 ROWS_PER_BATCH = 8192
 MAX_SPILL_TIMES_MEMORY = 4
@@ -61,13 +64,18 @@ class Session:
         *,
         mentioned_in: str | None = None,
         unlocked: bool = False,
+        cache: Cache | None = None,
     ) -> None:
-        """`mentioned_in`: SQL; only the streams that it could name are listed."""
+        """`mentioned_in`: SQL; only the streams that it could name are listed.
+
+        `cache`: what this disk keeps of the lake between sessions.
+        """
         self._storage = storage
         self._range = range_
         self._limits = limits
         self._mentioned_in = mentioned_in
         self._unlocked = unlocked
+        self._cache = cache
         self._spill_directory: str | None = None
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._timer: threading.Timer | None = None
@@ -108,40 +116,58 @@ class Session:
         return self._connection
 
     def _open(self) -> None:
-        names = _mentioned(catalog.streams(self._storage), self._mentioned_in)
-        found = {name: catalog.parts(self._storage, name, self._range) for name in names}
-        # the columns of a stream that has nothing in the range are those of its newest part
-        models = {name: self._newest(name) for name, parts in found.items() if not parts}
+        snapshot = self._snapshot()
         connection = self._connection = duckdb.connect(
             config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
         )
-        urls = self._prepare(connection, [*found.values(), *models.values()])
+        self._set_limits(connection)
+        urls = self._urls([part for found in snapshot.values() for part in found.parts])
+        if any("://" in url for url in urls.values()):
+            self._give_access(connection)
         taken: set[str] = set()
-        for name, parts in found.items():
+        for name, found in snapshot.items():
             if name.lower() not in taken:  # SQL does not tell names apart by case
                 taken.add(name.lower())
-                self._create_view(name, parts or models[name], is_empty=not parts)
+                scanned = [urls[part.name.key] for part in found.parts]
+                connection.execute(_view(name, found, scanned))
         if not self._unlocked:
-            files = ", ".join(views.literal(url) for url in urls)
+            files = ", ".join(views.literal(url) for url in urls.values())
             connection.execute(f"SET allowed_paths = [{files}]")
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
 
-    def _newest(self, stream: str) -> list[Part]:
-        return catalog.parts(self._storage, stream)[-1:]
+    def _snapshot(self) -> dict[str, Snapshot]:
+        """What there is to read at this moment, of the streams that the SQL could name."""
+        names = _mentioned(catalog.streams(self._storage), self._mentioned_in)
+        try:
+            return {name: snapshot(self._storage, name, self._range, self._cache) for name in names}
+        except StorageMissing:
+            raise PartRemoved() from None
 
-    def _prepare(self, connection: duckdb.DuckDBPyConnection, parts: list[list[Part]]) -> list[str]:
-        """Limits, time zone and access to S3; returns the address of every part."""
+    def _urls(self, parts: list[Part]) -> dict[str, str]:
+        """From where each part is read, by key: the lake, or a copy of a bucket's part here."""
+        try:
+            copied = caching.copies(self._storage, parts, self._cache)
+        except StorageMissing:
+            raise PartRemoved() from None
+        url = self._storage.url
+        keys = [part.name.key for part in parts]
+        return {key: str(copied[key]) if key in copied else f"{url}/{key}" for key in keys}
+
+    def _give_access(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Let DuckDB read the bucket."""
         access = self._storage.access()
-        if access is not None:
-            load_httpfs(connection)
-            for name in ("s3_access_key_id", "s3_secret_access_key", "s3_session_token"):
-                # httpfs copies them from the environment, and settings can be read in SQL
-                connection.execute(f"SET {name} = ''")
-            connection.execute(_secret(self._storage.url, access))
-            # an interrupt does not reach DuckDB while it waits for an answer
-            wait = min(MAX_HTTP_WAIT_SECONDS, math.ceil(self._limits.timeout_seconds))
-            connection.execute(f"SET http_timeout = {wait}")
+        assert access is not None
+        load_httpfs(connection)
+        for name in ("s3_access_key_id", "s3_secret_access_key", "s3_session_token"):
+            # httpfs copies them from the environment, and settings can be read in SQL
+            connection.execute(f"SET {name} = ''")
+        connection.execute(_secret(self._storage.url, access))
+        # an interrupt does not reach DuckDB while it waits for an answer
+        wait = min(MAX_HTTP_WAIT_SECONDS, math.ceil(self._limits.timeout_seconds))
+        connection.execute(f"SET http_timeout = {wait}")
+
+    def _set_limits(self, connection: duckdb.DuckDBPyConnection) -> None:
         limits = self._limits
         self._spill_directory = tempfile.mkdtemp(prefix="rayotel-query-")
         settings = {
@@ -155,23 +181,6 @@ class Session:
             settings["threads"] = str(limits.threads)
         for name, value in settings.items():
             connection.execute(f"SET {name} = {views.literal(value)}")
-        return [self._url(part) for group in parts for part in group]
-
-    def _url(self, part: Part) -> str:
-        return f"{self._storage.url}/{part.name.key}"
-
-    def _create_view(self, stream: str, parts: list[Part], *, is_empty: bool) -> None:
-        connection = self.connection
-        columns = views.empty_columns()
-        none = ", ".join(f"NULL::{kind} AS {views.quoted(name)}" for name, kind in columns)
-        source = f"(SELECT {none} WHERE false)"
-        if parts:
-            source = views.parts_scan([self._url(part) for part in parts])
-            rows = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
-            columns = [(row[0], row[1]) for row in rows]
-        if parts and is_empty:
-            source = f"(SELECT * FROM {source} WHERE false)"
-        connection.execute(views.metrics_view(stream, columns, source, self._range))
 
     def run(self, sql: str, parameters: Mapping[str, object] | None = None) -> Result:
         """Run one question. Raises QueryError; the result streams and must be closed."""
@@ -267,25 +276,72 @@ class Result:
     ) -> None:
         self._reader = reader
         self._ended = ended
+        self._first: pa.RecordBatch | None = None
+        self._rest = self._read()
 
     @property
     def schema(self) -> pa.Schema:
         """Names and types of the columns."""
         return self._reader.schema
 
+    def begin(self) -> None:
+        """Wait for the first rows: what has been read by then cannot go away any more."""
+        self._first = next(self._rest, None)
+
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """All rows, in order. Raises QueryError for what goes wrong on the way."""
+        """All rows, in order, once. Raises QueryError for what goes wrong on the way."""
+        if self._first is not None:
+            yield self._first
+            self._first = None
+        try:
+            yield from self._rest
+        finally:
+            self._ended(None)
+
+    def _read(self) -> Iterator[pa.RecordBatch]:
         try:
             with _translated():
                 yield from self._reader
         except OSError as error:  # how Arrow passes on an interrupt or an error of DuckDB
             raise self._ended(error) from None
-        finally:
-            self._ended(None)
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows as dictionaries; for small results."""
         return [row for batch in self.batches() for row in batch.to_pylist()]
+
+
+@contextlib.contextmanager
+def ask(
+    storage: Storage,
+    range_: TimeRange,
+    limits: Limits,
+    sql: str,
+    parameters: Mapping[str, object] | None = None,
+    *,
+    unlocked: bool = False,
+    cache: Cache | None = None,
+) -> Iterator[Result]:
+    """One question in a session of its own, open while the result is read.
+
+    Where a part goes away before the first rows come, the question is asked again, once, of what
+    there is by then. Unlocked SQL is not: it may have written.
+    """
+    for is_last in (unlocked, True):
+        with contextlib.ExitStack() as stack:
+            try:
+                session = stack.enter_context(
+                    Session(
+                        storage, range_, limits, mentioned_in=sql, unlocked=unlocked, cache=cache
+                    )
+                )
+                result = session.run(sql, parameters)
+                result.begin()
+            except PartRemoved:
+                if is_last:
+                    raise
+                continue
+            yield result
+            return
 
 
 def _is_text(sql: str) -> bool:
@@ -295,6 +351,13 @@ def _is_text(sql: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _view(stream: str, found: Snapshot, urls: list[str]) -> str:
+    """CREATE VIEW of a stream."""
+    columns = found.columns or views.empty_columns()
+    source = views.parts_scan(urls, columns) if urls else views.no_rows(columns)
+    return views.metrics_view(stream, columns, source, found.cut)
 
 
 def _mentioned(streams: list[str], sql: str | None) -> list[str]:
@@ -341,10 +404,7 @@ def _translated(*, is_own_sql: bool = False) -> Iterator[None]:
     except (duckdb.PermissionException, duckdb.IOException) as error:
         # DuckDB takes a file that is gone for a directory, which the lock forbids
         if _GONE.search(str(error)):
-            raise QueryError(
-                "a part was removed while the question ran: compaction or retention let it go",
-                hint="ask again",
-            ) from None
+            raise PartRemoved() from None
         raise _query_error(error, is_own_sql) from None
     except duckdb.Error as error:
         raise _query_error(error, is_own_sql) from None

@@ -8,13 +8,13 @@ the view fills the one from the other.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import pyarrow as pa
 
 from rayotel.lake.schema import METRIC_TYPES
 from rayotel.model import TimeRange
 
-Column = tuple[str, str]
 RAY_LABELS = (
     "metric_NodeAddress", "metric_SessionName", "metric_JobId", "metric_WorkerId", "metric_State",
     "metric_ObjectState", "metric_Location", "metric_label_Name", "metric_label_Type",
@@ -22,20 +22,23 @@ RAY_LABELS = (
     "metric_RayNodeType", "metric_ip", "metric_instance", "metric_job", "metric_cluster_id",
     "cluster_id",
 )  # fmt: skip
-_NANOSECOND_TYPES = re.compile(r"TIMESTAMPTZ_NS|TIMESTAMP_NS|TIMESTAMP WITH TIME ZONE_NS")
-_SQL_TYPES = {
-    "timestamp[ns, tz=UTC]": "TIMESTAMPTZ",
-    "string": "VARCHAR",
-    "double": "DOUBLE",
-    "int64": "BIGINT",
-    "bool": "BOOLEAN",
-    "list<item: int64>": "BIGINT[]",
-    "list<item: double>": "DOUBLE[]",
-}
-_EXEMPLARS = (
-    'STRUCT(time_unix_nano TIMESTAMPTZ, "value" DOUBLE, value_int BIGINT, trace_id VARCHAR,'
-    " span_id VARCHAR, filtered_attributes VARCHAR)[]"
+_SQL_TYPES: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
+    (pa.types.is_timestamp, "TIMESTAMPTZ"),
+    (pa.types.is_boolean, "BOOLEAN"),
+    (pa.types.is_integer, "BIGINT"),
+    (pa.types.is_floating, "DOUBLE"),
+    (pa.types.is_binary, "BLOB"),
 )
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """DuckDB's type for a column of a part. Nanoseconds are read as microseconds."""
+    if pa.types.is_list(kind):
+        return f"{sql_type(kind.value_type)}[]"
+    if pa.types.is_struct(kind):
+        fields = (f"{quoted(field.name)} {sql_type(field.type)}" for field in kind)
+        return f"STRUCT({', '.join(fields)})"
+    return next((name for is_it, name in _SQL_TYPES if is_it(kind)), "VARCHAR")
 
 
 def quoted(name: str) -> str:
@@ -48,35 +51,55 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def parts_scan(urls: Sequence[str]) -> str:
-    """A table function over the parts, with the union of their columns."""
+def union(schemas: Iterable[pa.Schema]) -> dict[str, str]:
+    """Column names, told apart without case, and SQL types, of parts that are given in order."""
+    found: dict[str, tuple[str, str]] = {}
+    for schema in {id(schema): schema for schema in schemas}.values():
+        for field in schema:
+            if field.name.lower() not in found:
+                found[field.name.lower()] = (field.name, sql_type(field.type))
+    return dict(found.values())
+
+
+def parts_scan(urls: Sequence[str], columns: Mapping[str, str]) -> str:
+    """A table function over parts with the columns given; null where a part lacks one.
+
+    The columns are known beforehand, so no part is opened before the question runs.
+    """
     files = ", ".join(literal(url) for url in urls)
-    return f"read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
+    wanted = ", ".join(
+        f"{literal(name)}: {{name: {literal(name)}, type: {literal(kind)}, default_value: NULL}}"
+        for name, kind in columns.items()
+    )
+    return f"read_parquet([{files}], schema = MAP {{{wanted}}}, hive_partitioning = false)"
 
 
-def empty_columns() -> list[Column]:
+def no_rows(columns: Mapping[str, str]) -> str:
+    """A table without rows and with the columns given."""
+    none = ", ".join(f"NULL::{kind} AS {quoted(name)}" for name, kind in columns.items())
+    return f"(SELECT {none} WHERE false)"
+
+
+def empty_columns() -> dict[str, str]:
     """The columns of a metrics stream without any label."""
-    return [(name, _SQL_TYPES.get(str(kind), _EXEMPLARS)) for name, kind in METRIC_TYPES.items()]
+    return {name: sql_type(kind) for name, kind in METRIC_TYPES.items()}
 
 
-def metrics_view(stream: str, columns: Sequence[Column], source: str, range_: TimeRange) -> str:
-    """CREATE VIEW of a metrics stream over `source`, which has `columns` (name, type)."""
-    present = {name.lower(): name for name, _ in columns}
-    shown = [_shown(name, kind, present) for name, kind in columns]
+def metrics_view(stream: str, columns: Iterable[str], source: str, range_: TimeRange | None) -> str:
+    """CREATE VIEW of a metrics stream over `source`, cut to a range where one is given."""
+    present = {name.lower(): name for name in columns}
+    shown = [
+        f"{_node_address(present)} AS {quoted(name)}"
+        if folded == "metric_nodeaddress"
+        else quoted(name)
+        for folded, name in present.items()
+    ]
     for label in RAY_LABELS:
         if label.lower() not in present:
             filled = _node_address(present) if label == "metric_NodeAddress" else "NULL::VARCHAR"
             shown.append(f"{filled} AS {quoted(label)}")
-    where = _where(range_)
+    where = _where(range_) if range_ is not None else ""
     return f"CREATE VIEW {quoted(stream)} AS SELECT {', '.join(shown)} FROM {source}{where}"
-
-
-def _shown(name: str, kind: str, present: dict[str, str]) -> str:
-    if name.lower() == "metric_nodeaddress":
-        return f"{_node_address(present)} AS {quoted(name)}"
-    if _NANOSECOND_TYPES.search(kind):
-        return f"{quoted(name)}::{_NANOSECOND_TYPES.sub('TIMESTAMPTZ', kind)} AS {quoted(name)}"
-    return quoted(name)
 
 
 def _node_address(present: dict[str, str]) -> str:
@@ -93,5 +116,5 @@ def _where(range_: TimeRange) -> str:
     limits = []
     for sign, moment in ((">=", range_.start), ("<", range_.end)):
         if moment is not None:
-            limits.append(f"time_unix_nano::TIMESTAMPTZ {sign} make_timestamptz({moment // 1000})")
+            limits.append(f"time_unix_nano {sign} make_timestamptz({moment // 1000})")
     return f" WHERE {' AND '.join(limits)}" if limits else ""

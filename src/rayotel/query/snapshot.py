@@ -1,0 +1,48 @@
+"""What a question reads of a stream: the parts that its time range touches, and their columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rayotel.lake import cache, catalog
+from rayotel.lake.cache import Cache
+from rayotel.lake.layout import Part
+from rayotel.lake.parts import Footer
+from rayotel.lake.storage import Storage
+from rayotel.model import TimeRange
+from rayotel.query import views
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Parts of one stream with their footers, in order of names.
+
+    `columns`: SQL type by name; empty for a stream that never had a part. `cut`: the range, where
+    parts reach beyond it.
+    """
+
+    parts: tuple[Part, ...]
+    footers: tuple[Footer, ...]
+    columns: Mapping[str, str]
+    cut: TimeRange | None
+
+
+def snapshot(storage: Storage, stream: str, range_: TimeRange, kept: Cache | None) -> Snapshot:
+    """One listing, and the footers that are not known yet. Raises StorageError, LakeError."""
+    listed = catalog.parts(storage, stream, range_)
+    read = cache.footers(storage, listed, kept)
+    both = [pair for pair in zip(listed, read, strict=True) if pair[1].touches(range_)]
+    schemas = [footer.schema for footer in read]
+    if not listed:
+        # the columns of a stream that has nothing in the range are those of its newest part
+        newest = catalog.parts(storage, stream)[-1:]
+        schemas = [footer.schema for footer in cache.footers(storage, newest, kept)]
+    footers = tuple(footer for _, footer in both)
+    is_within = all(footer.is_within(range_) for footer in footers)
+    return Snapshot(
+        tuple(part for part, _ in both),
+        footers,
+        views.union(schemas),
+        None if is_within else range_,
+    )
