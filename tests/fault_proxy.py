@@ -185,7 +185,7 @@ class FaultProxy:
             raise _Cut
         if fault.kind is Kind.STATUS:
             return await _answer(client, head, fault.status)
-        await self._pause(fault.seconds)
+        await self._pause(fault, fault.seconds)
         server[1].write(head)
         if _expects(head):  # the client sends no body before the server wants it
             interim = await _head(server[0])
@@ -220,13 +220,13 @@ class FaultProxy:
             left -= len(piece)
             if limit >= 0 and left <= 0:
                 break
-            await self._pause(len(piece) / fault.bytes_per_second)
+            await self._pause(fault, len(piece) / fault.bytes_per_second)
         if limit >= 0:
             raise _Cut
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(self, fault: Fault, seconds: float) -> None:
         """So long, or until something else is played."""
-        if seconds > 0:
+        if seconds > 0 and fault is self._fault:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), seconds)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import resource
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from rayotel.ingest import wal
 from rayotel.lake.storage import Storage, open_storage
 
 MakeStorage = Callable[[], tuple[Storage, dict[str, str]]]
+GZIPPED = {**PROTOBUF, "Content-Encoding": "gzip"}
 NEVER = ("--commit-interval-seconds", "3600")
 
 
@@ -121,6 +123,19 @@ def test_columns_beyond_the_bound_are_decoded_again(tmp_path: Path) -> None:
         answers.append(ask(open_storage(str(server.data_dir / "lake")), columns))
     assert answers[0] == answers[1]
     assert len(answers[0]) == 3
+
+
+def test_a_log_segment_is_no_larger_than_a_commit_can_hold(tmp_path: Path) -> None:
+    """Small bodies of many points fill a segment by what they take decoded."""
+    with Server(tmp_path / "data", *NEVER) as server:
+        for number in range(4):
+            body = gauge_request(*[number] * 60_000)
+            assert server.post(gzip.compress(body, 1), GZIPPED).status_code == 200
+        assert len(segments(server)) > 1
+        assert server.stop() == 0
+    storage = open_storage(str(tmp_path / "data" / "lake"))
+    counts = ask(storage, "SELECT count(*) AS n FROM raymetrics GROUP BY data_point_value")
+    assert counts == [{"n": 60_000}] * 4
 
 
 def test_a_damaged_middle_is_moved_aside(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ from rayotel.telemetry import Telemetry
 
 MAX_GROUP_RECORDS = 512
 MIN_FREE_DISK_BYTES = 32 * 1024 * 1024
+# A commit holds a whole segment decoded, and Fluent Bit's bodies grow thirteenfold and more.
+MAX_SEGMENT_COLUMNS_BYTES = 32 * 1024 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,8 @@ class Segment:
 
     `batches` has one entry per record, None where the record must be decoded again; None as a
     whole: nothing is known, the segment was there before the start. `digests` are those of its
-    requests; `repeated` are positions of records that another segment stores.
+    requests; `repeated` are positions of records that another segment stores. `columns_bytes`: what
+    it takes decoded; `waiting_bytes`: what of that is in memory.
     """
 
     number: int
@@ -49,6 +52,7 @@ class Segment:
     size_bytes: int
     oldest_unix: float
     batches: list[MetricBatch | None] | None = None
+    columns_bytes: int = 0
     waiting_bytes: int = 0
     digests: list[bytes] = field(default_factory=list)
     repeated: set[int] = field(default_factory=set)
@@ -266,7 +270,8 @@ class Journal:
         self._keep_batches([entry.batch for entry in group])
         self._current.digests += [entry.digest for entry in group]
         self._current.size_bytes = self._writer.size_bytes
-        if self._writer.size_bytes >= self._segment_bytes:
+        is_large = self._current.columns_bytes >= MAX_SEGMENT_COLUMNS_BYTES
+        if is_large or self._writer.size_bytes >= self._segment_bytes:
             self._seal_locked()
 
     def _keep_batches(self, batches: list[MetricBatch]) -> None:
@@ -277,6 +282,7 @@ class Journal:
             segment.oldest_unix = time.time()
         for batch in batches:
             size = batch.memory_bytes
+            segment.columns_bytes += size
             if self._waiting_columns_bytes + size > self._max_waiting_columns_bytes:
                 segment.batches.append(None)
                 continue
