@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from itertools import pairwise
@@ -251,3 +252,19 @@ def test_a_damaged_part_stops_no_other_hour(tmp_path: Path) -> None:
     with pytest.raises(LakeError, match="cannot merge"):
         compact(storage, tmp_path / "work")
     assert len(names(storage)) == 2
+
+
+def test_what_a_crash_left_half_written_goes_in_time(tmp_path: Path) -> None:
+    """A file that never got its name is mentioned by verify, and goes when a day is over."""
+    storage = open_storage(str(tmp_path / "lake"))
+    commit(storage, 1, gauge_request(1, time_unix_nano=START))
+    old, new = (tmp_path / "lake" / ".tmp" / name for name in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"half of a part")
+    os.utime(old, (1e9, 1e9))
+    told = rayotel("verify", "--storage", str(tmp_path / "lake"))
+    assert told.returncode == 0
+    assert told.stdout.count("a write that has not ended") == 2
+    compact(storage, tmp_path / "work")
+    assert (old.exists(), new.exists()) == (False, True)
+    assert len(ask(storage, EVERYTHING)) == 1

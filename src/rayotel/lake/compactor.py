@@ -26,6 +26,7 @@ from rayotel.lake.retention import Policies, Policy
 from rayotel.lake.storage import Storage
 
 STOP_TIMEOUT_SECONDS = 60.0
+UNFINISHED_KEPT_SECONDS = 86_400.0  # whoever still writes is long done
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,9 @@ class Compactor:
         """One pass over all streams, or those named. Raises StorageError, LakeError, OSError."""
         done = Tidied()
         with self._alone():
+            for item in self._storage.unfinished():
+                if item.written_unix < time.time() - UNFINISHED_KEPT_SECONDS:
+                    self._storage.delete(item.key)
             for stream in catalog.streams(self._storage) if streams is None else streams:
                 now = time.time()
                 parts = self._kept(stream, now, done)

@@ -76,6 +76,9 @@ class Storage(Protocol):
     def objects(self, prefix: str) -> Iterator[StoredObject]:
         """Every object whose key begins with `prefix`, in no promised order."""
 
+    def unfinished(self) -> Iterator[StoredObject]:
+        """What writes that never ended left behind, and no listing of objects shows."""
+
     def folders(self, prefix: str) -> list[str]:
         """Names directly below `prefix` (which ends with `/` or is empty) that have objects."""
 

@@ -110,6 +110,15 @@ class DirectoryStorage:
                     status = path.stat()
                     yield StoredObject(key, status.st_size, status.st_mtime)
 
+    def unfinished(self) -> Iterator[StoredObject]:
+        """Files that were not renamed to their place, perhaps because they are being written."""
+        with contextlib.suppress(StorageMissing), _translated(f"list '{self._root}'"):
+            for path in (self._root / TEMPORARY).iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.stat()
+                    key = f"{TEMPORARY}/{path.name}"
+                    yield StoredObject(key, status.st_size, status.st_mtime)
+
     def folders(self, prefix: str) -> list[str]:
         """Directories directly below."""
         start = self._root / prefix

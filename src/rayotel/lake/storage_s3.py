@@ -222,6 +222,10 @@ class S3Storage:
                         item["LastModified"].timestamp(),
                     )
 
+    def unfinished(self) -> Iterator[StoredObject]:
+        """Nothing: a PUT that does not end leaves nothing."""
+        return iter(())
+
     def folders(self, prefix: str) -> list[str]:
         """Common prefixes up to the next `/`."""
         start = self._prefix + prefix

@@ -57,6 +57,8 @@ def verify(
                 yield Finding(part.name.key, words, is_damage=part.name in visible)
         yield from _overlaps([part for part in parts if part.name in visible])
         yield from _strangers(storage, stream)
+    for item in storage.unfinished():
+        yield Finding(item.key, "is of a write that has not ended; it is never read", False)
 
 
 def _read(storage: Storage, part: Part, done: Verified) -> str | None:
