@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check bench docs stack clean
+.PHONY: help setup demo test check bench bench-peers docs stack clean
 
 help:  ## print this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 13
 
 setup: $(STAMP)  ## create .venv and install rayotel with all that developing it needs
 
@@ -34,6 +34,9 @@ docs: $(STAMP)  ## write the generated parts of the documents anew
 
 bench: $(STAMP)  ## measure, and print one table
 	$(BIN)/python benchmarks/bench.py
+
+bench-peers: $(STAMP)  ## measure beside VictoriaMetrics and Prometheus, fetched from Debian for it
+	$(BIN)/python benchmarks/peers.py $(ARGS)
 
 stack: $(STAMP)  ## run the processes of docker-compose.yml on loopback, without Docker
 	$(BIN)/python stack/run.py $(ARGS)
