@@ -233,7 +233,10 @@ def questions(instance: str, histograms: Iterable[str]) -> list[Question]:
         Question(
             "object memory by state and minute", ("node", "object_state"), "held",
             ("instance", "ObjectState"),
-            ("avg by (instance, ObjectState) (avg_over_time(ray_object_store_memory[1m]))",),
+            (
+                "sum by (instance, ObjectState) (sum_over_time(ray_object_store_memory[1m]))"
+                " / sum by (instance, ObjectState) (count_over_time(ray_object_store_memory[1m]))",
+            ),
             _OBJECT_MEMORY, step=STEP_SECONDS, tolerance=0.03,
         ),
     ]  # fmt: skip

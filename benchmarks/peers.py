@@ -57,6 +57,7 @@ from rayotel.lake.storage import open_storage
 from rayotel.model import NANOSECONDS_PER_HOUR, NANOSECONDS_PER_SECOND, TimeRange
 from rayotel.query.session import Limits, Session
 
+NODES = 3  # of the recorded cluster
 PARSER_RUNS = 5
 COLD = 3  # processes that ask a question
 OVER_SECONDS = 1200  # so long after an hour `rayotel compact` takes it for over
@@ -369,7 +370,7 @@ def print_machine(packages: Packages, clusters: int, hours: int) -> None:
     peers = ", ".join(f"{name} {version}" for name, version in packages.versions.items())
     print(f"{os.cpu_count()} cores, {memory:.0f} GiB, load {os.getloadavg()[1]:.1f}; {peers};")
     print(f"Python {version}, pyarrow {pa.__version__}, DuckDB {duckdb.__version__};")
-    print(f"{clusters} clusters of 3 nodes, {hours} hours, a scrape every 10 s\n", flush=True)
+    print(f"{NODES * clusters} nodes, hours: {hours}, a scrape every 10 s\n", flush=True)
 
 
 def arguments() -> argparse.Namespace:
