@@ -1,9 +1,9 @@
 """The recorded cluster tiled to more clusters and hours, as each of the compared servers takes it.
 
-A tile is the recorded quarter of an hour for one cluster. Its address and session are replaced by
-others of the same length, its times are moved, and its values vary from tile to tile (see
-`Variation`). From the same numbers come OTLP bodies (gzip, as Fluent Bit sends them), bodies of
-Prometheus' remote write, lines of Prometheus' text format and JSON lines of VictoriaMetrics'
+A tile is the recorded quarter of an hour for one cluster. Its address, session and workers are
+replaced by others of the same length, its times are moved, and its values vary from tile to tile
+(see `Variation`). From the same numbers come OTLP bodies (gzip, as Fluent Bit sends them), bodies
+of Prometheus' remote write, lines of Prometheus' text format and JSON lines of VictoriaMetrics'
 import: one body for each recorded request.
 
 A gauge or a sum is one sample everywhere. A histogram is one OTLP point, and for the others a
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ FLOAT_NOISE = 1e-12  # 2.0300000000000002 has two decimals
 LEVEL_SPREAD, JITTER, PACE_SPREAD = 0.1, 0.005, 0.25
 LARGE_GAUGE = 10_000
 GZIP_WINDOW_BITS = 31
+WORKER, DRIVER = "WorkerId", "ffffffff"  # a driver's id ends like this
+WORKER_STEP = 0x9E3779B1
+_WORKER_VALUE = re.compile(rb"(\x0a\x38)([0-9a-f]{56})")  # a text of 56 bytes
 HAIR = 1e-6  # so that what is whole but for float noise stays so
 
 Labels = tuple[tuple[str, str], ...]
@@ -51,12 +55,36 @@ def address(cluster: int) -> str:
     return f"10.{cluster // 90}.{10 + cluster % 90}.2"
 
 
-def renamed(text: bytes, cluster: int) -> bytes:
-    """The same bytes of another cluster."""
-    moved = text.replace(RECORDED_ADDRESS.encode(), address(cluster).encode())
-    return moved.replace(
-        RECORDED_SESSION.encode(), f"_{int(RECORDED_SESSION[1:]) + cluster}".encode()
-    )
+class Names:
+    """What a tile has of its own: address, session, and workers, of which no quarter keeps one."""
+
+    def __init__(self, labels: Iterable[Labels], cluster: int, quarter: int) -> None:
+        self._fixed = (
+            (RECORDED_ADDRESS, address(cluster)),
+            (RECORDED_SESSION, f"_{int(RECORDED_SESSION[1:]) + cluster}"),
+        )
+        known = {value for pairs in labels for name, value in pairs if name == WORKER}
+        self._workers = {
+            one: f"{int(one, 16) ^ quarter * WORKER_STEP:0{len(one)}x}"
+            for one in known
+            if not one.endswith(DRIVER)
+        }
+        self._bytes = {old.encode(): new.encode() for old, new in self._workers.items()}
+
+    def of_labels(self, labels: Labels) -> Labels:
+        """The labels of this tile."""
+        return tuple((name, self._of_value(value)) for name, value in labels)
+
+    def of_body(self, body: bytes) -> bytes:
+        """The OTLP body of this tile; all names are as long as the recorded ones."""
+        for old, new in self._fixed:
+            body = body.replace(old.encode(), new.encode())
+        return _WORKER_VALUE.sub(lambda m: m[1] + self._bytes.get(m[2], m[2]), body)
+
+    def _of_value(self, value: str) -> str:
+        for old, new in self._fixed:
+            value = value.replace(old, new)
+        return self._workers.get(value, value)
 
 
 def data_points(request: ExportMetricsServiceRequest) -> Iterator[tuple[str, str, Any]]:
@@ -241,19 +269,14 @@ class Spool:
 
 
 class Encoder:
-    """Bodies of one cluster. What belongs to a series is encoded once."""
+    """Bodies of one tile. What belongs to a series is encoded once."""
 
-    def __init__(self, samples: Samples, cluster: int) -> None:
+    def __init__(self, samples: Samples, cluster: int, quarter: int) -> None:
+        names = Names(samples.labels, cluster, quarter)
         self._samples = samples
-        self._bodies = [renamed(body, cluster) for body in samples.bodies]
-        self._series = np.array(samples.series)
+        self._bodies = map(names.of_body, samples.bodies)
+        self._labels = [names.of_labels(labels) for labels in samples.labels]
         self._times = np.array(samples.times)
-        self._write = [renamed(_write_prefix(labels), cluster) for labels in samples.labels]
-        self._text = [renamed(_text_prefix(labels), cluster).decode() for labels in samples.labels]
-        self._json = [
-            renamed(json.dumps(dict(labels)).encode(), cluster).decode()
-            for labels in samples.labels
-        ]
 
     def _spans(self) -> Iterator[tuple[int, int]]:
         return itertools.pairwise([0, *self._samples.ends])
@@ -280,7 +303,7 @@ class Encoder:
         """Prometheus' remote write: `WriteRequest` in snappy's block format."""
         tails = _write_tails(values, self._milliseconds(shift_nano))
         size = len(tails) // len(values)
-        series, prefixes = self._samples.series, self._write
+        series, prefixes = self._samples.series, [_write_prefix(one) for one in self._labels]
         for start, end in self._spans():
             body = b"".join(
                 prefixes[series[i]] + tails[i * size : (i + 1) * size] for i in range(start, end)
@@ -289,17 +312,17 @@ class Encoder:
 
     def text(self, values: Floats, shift_nano: int) -> Iterator[bytes]:
         """Prometheus' text format, with times."""
-        yield from self._lines(values, shift_nano, self._text, "{series} {value} {time}")
+        yield from self._lines(values, shift_nano, _text_prefix, "{series} {value} {time}")
 
     def json(self, values: Floats, shift_nano: int) -> Iterator[bytes]:
         """VictoriaMetrics' JSON lines."""
         template = '{{"metric":{series},"values":[{value}],"timestamps":[{time}]}}'
-        yield from self._lines(values, shift_nano, self._json, template)
+        yield from self._lines(values, shift_nano, _json_prefix, template)
 
     def _lines(
-        self, values: Floats, shift_nano: int, named: list[str], template: str
+        self, values: Floats, shift_nano: int, name: Callable[[Labels], str], template: str
     ) -> Iterator[bytes]:
-        series = self._samples.series
+        series, named = self._samples.series, [name(one) for one in self._labels]
         times = self._milliseconds(shift_nano).tolist()
         numbers = values.tolist()
         for start, end in self._spans():
@@ -317,10 +340,14 @@ def _number(value: float) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-def _text_prefix(labels: Labels) -> bytes:
+def _json_prefix(labels: Labels) -> str:
+    return json.dumps(dict(labels))
+
+
+def _text_prefix(labels: Labels) -> str:
     found = dict(labels)
     name = found.pop("__name__")
-    return f"{name}{{{','.join(f'{k}={json.dumps(v)}' for k, v in found.items())}}}".encode()
+    return f"{name}{{{','.join(f'{k}={json.dumps(v)}' for k, v in found.items())}}}"
 
 
 def _varint(number: int) -> bytes:
@@ -381,7 +408,6 @@ class Traffic:
         self.end_nano = end_nano
         self.lines_from = min(2, clusters)
         self._variations = [Variation(samples, number) for number in range(clusters)]
-        self._encoders = [Encoder(samples, number) for number in range(clusters)]
 
     def pieces(self, directory: Path) -> Iterator[dict[str, Spool]]:
         """The first quarter, the rest of its hour, then hour by hour. Each is removed after use."""
@@ -400,8 +426,8 @@ class Traffic:
         """One quarter of all clusters, request by request in turns."""
         shift = self.start_nano + quarter * QUARTER_NANO - self._samples.first_nano
         bodies: dict[str, list[Iterator[bytes]]] = {name: [] for name in spools}
-        pairs = zip(self._variations, self._encoders, strict=True)
-        for number, (variation, encoder) in enumerate(pairs):
+        for number, variation in enumerate(self._variations):
+            encoder = Encoder(self._samples, number, quarter)
             values = variation.next()
             bodies["otlp"].append(map(gzipped, encoder.otlp(values, shift)))
             bodies["write"].append(encoder.write(values, shift))
