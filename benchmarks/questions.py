@@ -4,9 +4,9 @@
 
 One recorded worker is tiled to so many nodes, and its quarter of an hour to so many hours that end
 now: times, instance, node address and series differ, values are perturbed. Every second recorded
-scrape is taken. All hours are compacted as a server would have done, but the last: that has a part
-for every five seconds, merged as a server merges a running hour. Warm: the median of several runs in
-one process. Cold: a process of its own. On S3 (`rclone serve s3`) each request waits; a cold run
+scrape is taken. All hours are compacted as a server would have done, but the last: it has a part
+for every five seconds, merged as a server merges a running hour. Warm: the median of several runs
+in one process. Cold: a process of its own. On S3 (`rclone serve s3`) each request waits; a cold run
 there begins with an empty cache. Prints a Markdown table.
 """
 
