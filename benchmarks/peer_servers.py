@@ -368,10 +368,6 @@ class VictoriaMetrics(Peer):
         """How many it holds."""
         return int(self.metric("vm_rows", 'type="storage/.*"'))
 
-    def size(self) -> int:
-        """Data and index, without caches."""
-        return size_of(self.directory / "data", self.directory / "indexdb")
-
 
 class Prometheus(Peer):
     """Prometheus; `directory` may be a snapshot of another."""

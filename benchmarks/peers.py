@@ -115,11 +115,12 @@ class Ingested:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What one server keeps, and what making it small took."""
+    """What one server keeps, what of it is an index, and what making it small took."""
 
     name: str
     bytes_: int
     compaction_seconds: float
+    index_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -185,7 +186,8 @@ def small_victoria(server: VictoriaMetrics, samples: int) -> Stored:
     used = server.cpu_seconds - before
     check_count(server, server.samples, samples)
     server.stop()
-    return Stored(server.name, server.size(), used)
+    index = server.directory / "indexdb"
+    return Stored(server.name, size_of(server.directory / "data", index), used, size_of(index))
 
 
 def small_prometheus(server: Prometheus, samples: int) -> tuple[Stored, Path]:
@@ -195,7 +197,8 @@ def small_prometheus(server: Prometheus, samples: int) -> tuple[Stored, Path]:
     used = server.cpu_seconds - before
     check_count(server, samples_in_blocks(blocks), samples)
     server.stop()
-    return Stored(server.name, size_of(blocks), used), blocks
+    index = sum(path.stat().st_size for path in blocks.glob("*/index"))
+    return Stored(server.name, size_of(blocks), used, index), blocks
 
 
 def check_count(server: Server, found: int, expected: int) -> None:
@@ -254,7 +257,7 @@ def ask_cold(question: Question, lake: Path, span: tuple[int, int]) -> None:
     subprocess.run(
         [*RAYOTEL, "query", *what, "--storage", str(lake), "--data-dir", str(lake.parent),
          "--from", start, "--to", end, "--format", "ndjson"],
-        env=environment(), stdout=subprocess.DEVNULL, check=True, timeout=COMMAND_SECONDS,
+        env=environment(), stdout=subprocess.PIPE, check=True, timeout=COMMAND_SECONDS,
     )  # fmt: skip
 
 
@@ -333,7 +336,8 @@ def print_storage(loaded: Loaded) -> None:
     samples = loaded.ingested[-1].samples
     rows = [
         [
-            one.name, f"{one.bytes_:,}", f"{one.bytes_ / points:.2f}",
+            one.name, f"{one.bytes_:,}", f"{one.index_bytes:,}" if one.index_bytes else "",
+            f"{one.bytes_ / points:.2f}",
             f"{one.bytes_ / samples:.2f}" if one is not ours else "",
             ratio(ours.bytes_, one.bytes_), f"{one.compaction_seconds / points * 1e6:.2f}",
         ]
@@ -341,7 +345,9 @@ def print_storage(loaded: Loaded) -> None:
     ]  # fmt: skip
     print("## Storage: bytes on disk of the same traffic, merged\n")
     table(
-        "server, bytes, per OTLP point, per sample, rayotel / it, CPU of merging µs per point", rows
+        "server, bytes, of them index, per OTLP point, per sample, rayotel / it,"
+        " CPU of merging µs per point",
+        rows,
     )
 
 
