@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from rayotel.ingest import otlp_json, otlp_metrics
 from rayotel.ingest.bodies import inflate
-from rayotel.ingest.otlp_metrics import SeriesCache
+from rayotel.ingest.otlp_metrics import Memory
 from rayotel.ingest.wal import Record
 from rayotel.model import MetricBatch
 
@@ -28,7 +28,7 @@ class Decoder:
 
     def __init__(self, *, max_inflated_body_bytes: int, max_series_cached_bytes: int) -> None:
         self._max_inflated_body_bytes = max_inflated_body_bytes
-        self._series = SeriesCache(max_series_cached_bytes)
+        self._memory = Memory(max_series_cached_bytes)
 
     def decode(
         self, record: Record, reserve: Callable[[int], None] = no_reservation
@@ -40,4 +40,4 @@ class Decoder:
         )
         if arrival.content_type == JSON:
             body = otlp_json.metrics_request_bytes(body)
-        return otlp_metrics.decode(body, arrival, self._series)
+        return otlp_metrics.decode(body, arrival, self._memory)
