@@ -241,8 +241,8 @@ def _run(service: Service, listener: socket.socket) -> None:
     # uvicorn raises the signal that stopped it once more at its end; by then it has done its work
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    run: Callable[..., Awaitable[None]] = server.serve
-    asyncio.run(run(sockets=[listener]))  # type: ignore[arg-type]
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(server.serve(sockets=[listener]))
 
 
 def _listen(settings: Settings) -> socket.socket:

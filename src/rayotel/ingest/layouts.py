@@ -37,7 +37,7 @@ class Unjudged(ValueError):
     """Values that only the full decode can judge."""
 
 
-def words_of(body: bytes) -> Words:
+def words_of(body: bytes | bytearray) -> Words:
     """The 64-bit word that begins at each byte of a body of at least eight bytes."""
     # NumPy reads words that are not aligned by copying each
     count = len(body) - _WORD_BYTES + 1
@@ -220,7 +220,7 @@ class Plan:
     point has. A field that is absent in some points reads anything there, and is masked.
     """
 
-    __slots__ = ("_buckets", "_index", "_number", "_start", "_times", "size_bytes")
+    __slots__ = ("_buckets", "_index", "_number", "_start", "_times", "places", "size_bytes")
 
     def __init__(self, numbers: Layout | None, histograms: Layout | None) -> None:
         layouts = [one for one in (numbers, histograms) if one is not None]
@@ -232,6 +232,7 @@ class Plan:
         if histograms is not None:
             self._buckets = _Histograms(histograms, gather, 0 if numbers is None else len(numbers))
         self._index = gather.index()
+        self.places = np.concatenate([one.places() for one in layouts]).astype(np.int64)
         points = sum(map(len, layouts))
         self.size_bytes = (
             2 * self._index.nbytes + 40 * points + 3000

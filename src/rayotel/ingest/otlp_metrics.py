@@ -100,6 +100,14 @@ def decode(body: bytes, arrival: Arrival, memory: Memory) -> MetricBatch:
         return decode_in_full(body, arrival, known)
 
 
+def recognised(body: bytes, arrival: Arrival, memory: Memory) -> MetricBatch | None:
+    """The same where the whole body has a template and nothing is to be rejected; else None."""
+    try:
+        return _recognised(body, arrival, memory.known())
+    except Unjudged:
+        return None
+
+
 def decode_in_full(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
     """The same without any template."""
     before = known.account.size_bytes
@@ -197,9 +205,8 @@ def _whole(body: bytes, metrics: _Metrics) -> tuple[BodyTemplate, list[int]]:
         start = metrics.starts[position]
         end = start + len(metrics.raws[position])
         fixed[start:end] = body[start:end] if found is None else found.fixed
-        mask[start:end] = b"\xff" * (end - start) if found is None else found.mask
     irregular = [position for position in unknown if metrics.templates[position] is None]
-    return _body_template(bytes(fixed), bytes(mask), metrics), irregular
+    return _body_template(bytes(fixed), metrics), irregular
 
 
 def _template_of(metrics: _Metrics, position: int) -> MetricTemplate | None:
@@ -249,7 +256,7 @@ def _differing(body: bytes, fixed: bytearray, mask: bytearray, metrics: _Metrics
     return [int(position) for position in np.unique(found)]
 
 
-def _body_template(fixed: bytes, mask: bytes, metrics: _Metrics) -> BodyTemplate:
+def _body_template(fixed: bytes, metrics: _Metrics) -> BodyTemplate:
     layouts: list[Layout | None] = []
     series: list[Series] = []
     for kind in ("number", "histogram"):
@@ -266,4 +273,5 @@ def _body_template(fixed: bytes, mask: bytes, metrics: _Metrics) -> BodyTemplate
         for _, one in found:
             series += one.series
     plan = Plan(*layouts) if series else None
-    return BodyTemplate(fixed, mask, plan, tuple(series))
+    places = np.zeros(0, np.int64) if plan is None else plan.places
+    return BodyTemplate(fixed, places, plan, tuple(series))

@@ -20,17 +20,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from isal import isal_zlib
 
 from rayotel.ingest import wire
 from rayotel.ingest.layouts import (
+    Int64s,
     Layout,
     Plan,
     form_of,
     kind_of,
     layout_of,
     points_data,
+    words_of,
 )
 from rayotel.ingest.outline import (
     Irregular,
@@ -161,28 +162,37 @@ class MetricTemplates:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BodyTemplate:
-    """A whole body: its bytes but for the numbers, and how its points are read."""
+    """A whole body: its bytes with the numbers at `places` blank, and how its points are read."""
 
     fixed: bytes
-    mask: bytes
+    places: Int64s
     plan: Plan | None
     series: tuple[Series, ...]
 
     @property
     def size_bytes(self) -> int:
-        """Memory of this template, its mask and series apart."""
+        """Memory of this template, its places and series apart."""
         plan = 0 if self.plan is None else self.plan.size_bytes
         return len(self.fixed) + plan + 8 * len(self.series) + _TEMPLATE_BYTES
 
 
-class _Mask:
-    """A mask that bodies of one length and sender have, and their templates by checksum."""
+def blanked(body: bytes, places: Int64s) -> bytearray:
+    """The body with zeros for the words at these places."""
+    blank = bytearray(body)
+    if len(places):
+        words_of(blank)[places] = 0
+    return blank
 
-    __slots__ = ("array", "key", "templates")
 
-    def __init__(self, key: tuple[Sender, int], array: npt.NDArray[np.uint8]) -> None:
+class _Shape:
+    """Places of numbers that bodies of one length and sender have, and their templates."""
+
+    __slots__ = ("key", "places", "templates")
+
+    def __init__(self, key: tuple[Sender, int], places: Int64s) -> None:
         self.key = key
-        self.array = array
+        self.places = places
+        # by checksum, which finds a template and is not what decides
         self.templates: dict[int, BodyTemplate] = {}
 
 
@@ -192,67 +202,63 @@ class BodyTemplates:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._masks: dict[tuple[Sender, int], list[_Mask]] = {}
-        self._used: OrderedDict[tuple[_Mask, int], None] = OrderedDict()
+        self._shapes: dict[tuple[Sender, int], list[_Shape]] = {}
+        self._used: OrderedDict[tuple[_Shape, int], None] = OrderedDict()
         self.size_bytes = 0
 
     def find(self, sender: Sender, body: bytes) -> BodyTemplate | None:
         """The template that this body has."""
-        masks = self._masks.get((sender, len(body)))
-        if masks is None:
-            return None
-        content = np.frombuffer(body, np.uint8)
-        for mask in tuple(masks):
-            masked = np.bitwise_and(content, mask.array).tobytes()
-            checksum = isal_zlib.crc32(masked)
-            found = mask.templates.get(checksum)
-            if found is not None and found.fixed == masked:
+        for shape in tuple(self._shapes.get((sender, len(body)), ())):
+            blank = blanked(body, shape.places)
+            checksum = isal_zlib.crc32(blank)
+            found = shape.templates.get(checksum)
+            if found is not None and found.fixed == blank:
                 with self._lock:
-                    if (mask, checksum) in self._used:
-                        self._used.move_to_end((mask, checksum))
+                    if (shape, checksum) in self._used:
+                        self._used.move_to_end((shape, checksum))
                 return found
         return None
 
     def add(self, sender: Sender, template: BodyTemplate) -> None:
         """Remember a template, and forget those that were not used for the longest time."""
-        if template.size_bytes + len(template.mask) > self._max_bytes:
+        if template.size_bytes + template.places.nbytes > self._max_bytes:
             return
         checksum = isal_zlib.crc32(template.fixed)
         with self._lock:
-            mask = self._mask(sender, template.mask)
-            if checksum in mask.templates:
-                self._forget(mask, checksum, keep_mask=True)
-            mask.templates[checksum] = template
-            self._used[mask, checksum] = None
+            shape = self._shape(sender, template)
+            if checksum in shape.templates:
+                self._forget(shape, checksum, keep_shape=True)
+            shape.templates[checksum] = template
+            self._used[shape, checksum] = None
             self.size_bytes += template.size_bytes
             while self.size_bytes > self._max_bytes:
                 self._forget(*next(iter(self._used)))
 
-    def _mask(self, sender: Sender, wanted: bytes) -> _Mask:
-        key = (sender, len(wanted))
-        masks = self._masks.setdefault(key, [])
-        for one in masks:
-            if one.array.tobytes() == wanted:
+    def _shape(self, sender: Sender, template: BodyTemplate) -> _Shape:
+        key = (sender, len(template.fixed))
+        shapes = self._shapes.setdefault(key, [])
+        for one in shapes:
+            if np.array_equal(one.places, template.places):
                 return one
-        if len(masks) >= _MAX_ALIKE:
-            oldest = masks[-1]
+        if len(shapes) >= _MAX_ALIKE:
+            oldest = shapes[-1]
             for checksum in tuple(oldest.templates):
-                self._forget(oldest, checksum, keep_mask=True)
-            self._drop_mask(oldest)
-        found = _Mask(key, np.frombuffer(wanted, np.uint8))
-        self._masks[key] = [found, *masks]
-        self.size_bytes += len(wanted)
+                self._forget(oldest, checksum, keep_shape=True)
+            self._drop(oldest)
+        found = _Shape(key, template.places)
+        self._shapes[key] = [found, *self._shapes.get(key, ())]
+        self.size_bytes += template.places.nbytes
         return found
 
-    def _forget(self, mask: _Mask, checksum: int, *, keep_mask: bool = False) -> None:
-        del self._used[mask, checksum]
-        self.size_bytes -= mask.templates.pop(checksum).size_bytes
-        if not mask.templates and not keep_mask:
-            self._drop_mask(mask)
+    def _forget(self, shape: _Shape, checksum: int, *, keep_shape: bool = False) -> None:
+        del self._used[shape, checksum]
+        self.size_bytes -= shape.templates.pop(checksum).size_bytes
+        if not shape.templates and not keep_shape:
+            self._drop(shape)
 
-    def _drop_mask(self, mask: _Mask) -> None:
-        self.size_bytes -= len(mask.array)
-        kept = self._masks[mask.key]
-        kept.remove(mask)
+    def _drop(self, shape: _Shape) -> None:
+        self.size_bytes -= shape.places.nbytes
+        kept = self._shapes[shape.key]
+        kept.remove(shape)
         if not kept:
-            del self._masks[mask.key]
+            del self._shapes[shape.key]

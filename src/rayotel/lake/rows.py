@@ -313,8 +313,11 @@ def _overflow_text(pairs: Iterable[tuple[str, str]]) -> str:
 def _spread(values: Sequence[object], index: Indexes) -> pa.Array:
     """Text per series (or request) to text per row, each distinct text kept once."""
     encoded = pa.array(values, pa.string()).dictionary_encode()
+    codes = encoded.indices.fill_null(0).to_numpy()[index]
+    bitmap = None
     if encoded.indices.null_count:
-        codes = encoded.indices.take(pa.array(index))
-    else:
-        codes = pa.array(encoded.indices.to_numpy()[index])
-    return pa.DictionaryArray.from_arrays(codes, encoded.dictionary)
+        is_valid = encoded.indices.is_valid().to_numpy(zero_copy_only=False)
+        bitmap = pa.py_buffer(np.packbits(is_valid[index], bitorder="little"))
+    buffers = [bitmap, pa.py_buffer(codes)]
+    spread = pa.Array.from_buffers(pa.int32(), len(index), buffers)
+    return pa.DictionaryArray.from_arrays(spread, encoded.dictionary)
