@@ -58,6 +58,7 @@ class Repeated:
         found = [points_of(plain) for plain in plains]
         self.points = sum(map(len, found))
         self._times = [sorted(set(times)) for times in found]
+        self.first_time = min(times[0] for times in self._times if times)
 
     def at(self, shift_nano: int) -> list[bytes]:
         """All bodies, each of its times moved."""
@@ -88,15 +89,9 @@ def nodes(recording: replay.Recording, count: int, points: int) -> Repeated:
         name = f"10.{number // 62500}.{number // 250 % 250}.{number % 250}:8080"
         for metric in request.resource_metrics[0].scope_metrics[0].metrics:
             for point in getattr(metric, metric.WhichOneof("data") or "gauge").data_points:
-                del [point.attributes[i] for i in _places(point, "instance")][:]
                 point.attributes.add(key="instance").value.string_value = name
         made.append(request.SerializeToString())
     return Repeated(made)
-
-
-def _places(point: object, key: str) -> list[int]:
-    attributes = getattr(point, "attributes", ())
-    return [place for place, one in enumerate(attributes) if one.key == key]
 
 
 @dataclass(slots=True)

@@ -19,7 +19,11 @@ from hypothesis import given
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
-from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    AGGREGATION_TEMPORALITY_CUMULATIVE,
+    Metric,
+    NumberDataPoint,
+)
 
 from otlp_reference import ARRIVAL, ARRIVED, DAY, YEAR_2000, gauges, with_integer_times
 from otlp_strategies import HEADERS, REQUESTS, few
@@ -122,9 +126,11 @@ def _everything() -> ExportMetricsServiceRequest:
     request.resource_metrics[0].resource.attributes.add(key="r").value.string_value = "x"
     for number in range(2):
         total = scope.metrics.add(name=f"sum{number}", unit="s").sum
-        total.is_monotonic, total.aggregation_temporality = True, 2
-        one = total.data_points.add(time_unix_nano=ARRIVED, start_time_unix_nano=YEAR_2000)
-        one.as_int = 2**53 + 1
+        total.is_monotonic = True
+        total.aggregation_temporality = AGGREGATION_TEMPORALITY_CUMULATIVE
+        total.data_points.add(
+            time_unix_nano=ARRIVED, start_time_unix_nano=YEAR_2000, as_int=2**53 + 1
+        )
         total.data_points.add(time_unix_nano=ARRIVED, as_int=-1, flags=number)
         total.data_points.add(time_unix_nano=ARRIVED)
         buckets = scope.metrics.add(name=f"hist{number}").histogram

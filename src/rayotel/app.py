@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import uvicorn
@@ -229,6 +229,8 @@ def _run(service: Service, listener: socket.socket) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
             service.app(),
+            # the other parser, httptools, takes headers without a bound and requests without a host
+            http="h11",
             log_config=None,
             access_log=False,
             lifespan="off",

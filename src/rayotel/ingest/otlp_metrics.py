@@ -33,19 +33,20 @@ from rayotel.model import Arrival, MetricBatch, Series
 class Memory:
     """What earlier requests taught: series and templates, bounded by their bytes.
 
-    Templates of whole bodies have half of the room, and the oldest of them make place for new ones.
+    Templates of whole bodies have two fifths of the room, and the oldest make place for new ones.
     Everything is forgotten when the rest is full: what is in use returns within one scrape. Safe
     for threads: one that still uses what was forgotten is right all the same.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._known = Known(max_bytes // 2)
+        self._body_bytes = max_bytes * 2 // 5
+        self._known = Known(self._body_bytes)
 
     def known(self) -> Known:
         """What is known now, to be used for one request."""
-        if self._known.account.size_bytes >= self._max_bytes // 2:
-            self._known = Known(self._max_bytes // 2)
+        if self._known.account.size_bytes >= self._max_bytes - self._body_bytes:
+            self._known = Known(self._body_bytes)
         return self._known
 
     @property

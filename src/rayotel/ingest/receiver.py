@@ -122,8 +122,8 @@ class Receiver:
         """Decode, append, and wait until it is durable.
 
         What is recognised at once is read at once: a way to another thread and back costs more.
-        Everything else is decoded beside the event loop. A request that was sent before is not stored again; it is answered like the first one, and
-        when the first one is.
+        Everything else is decoded beside the event loop. A request that was sent before is not
+        stored again; it is answered like the first one, and when the first one is.
         """
         found = self._decoder.recognised(record)
         if found is not None:

@@ -48,6 +48,7 @@ _HEAD_BYTES = 32
 _MAX_TAIL_BYTES = 256
 _MAX_ALIKE = 4
 _TEMPLATE_BYTES = 1500
+_SIGHT_BYTES = 80
 Sender = tuple[str, tuple[tuple[str, str], ...]]
 
 
@@ -138,6 +139,8 @@ class MetricTemplates:
     def __init__(self, account: Account) -> None:
         self._tails: dict[tuple[int, bytes], int] = {}
         self._found: dict[tuple[int, bytes, bytes], list[MetricTemplate]] = {}
+        # hashes: they decide what is worth remembering, and nothing else
+        self._sights: set[int] = set()
         self._account = account
 
     def candidates(self, raw: bytes) -> Sequence[MetricTemplate]:
@@ -147,8 +150,16 @@ class MetricTemplates:
         return () if tail is None else self._found.get((size, head, raw[size - tail :]), ())
 
     def add(self, raw: bytes, template: MetricTemplate) -> None:
-        """Remember a template made of these bytes."""
+        """Remember a template made of these bytes, if the like of it was here before.
+
+        A sender that always sends the same is recognised by whole bodies, and never asks again.
+        """
         size, head = len(raw), raw[:_HEAD_BYTES]
+        sight = hash((size, head, raw[-_HEAD_BYTES:]))
+        if sight not in self._sights:
+            self._sights.add(sight)
+            self._account.size_bytes += _SIGHT_BYTES
+            return
         last = template.mask.rfind(0) + 1
         tail = min(size - last, self._tails.get((size, head), _MAX_TAIL_BYTES))
         self._tails[size, head] = tail

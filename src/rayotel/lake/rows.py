@@ -313,11 +313,15 @@ def _overflow_text(pairs: Iterable[tuple[str, str]]) -> str:
 def _spread(values: Sequence[object], index: Indexes) -> pa.Array:
     """Text per series (or request) to text per row, each distinct text kept once."""
     encoded = pa.array(values, pa.string()).dictionary_encode()
-    codes = encoded.indices.fill_null(0).to_numpy()[index]
+    # the narrowest codes that hold all texts: a commit has a code per row and label column
+    narrow = np.dtype(np.int8 if len(encoded.dictionary) < 2**7 else np.int32)
+    if len(encoded.dictionary) in range(2**7, 2**15):
+        narrow = np.dtype(np.int16)
+    codes = encoded.indices.fill_null(0).to_numpy().astype(narrow)[index]
     bitmap = None
     if encoded.indices.null_count:
         is_valid = encoded.indices.is_valid().to_numpy(zero_copy_only=False)
         bitmap = pa.py_buffer(np.packbits(is_valid[index], bitorder="little"))
     buffers = [bitmap, pa.py_buffer(codes)]
-    spread = pa.Array.from_buffers(pa.int32(), len(index), buffers)
+    spread = pa.Array.from_buffers(pa.from_numpy_dtype(narrow), len(index), buffers)
     return pa.DictionaryArray.from_arrays(spread, encoded.dictionary)
