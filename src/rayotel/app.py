@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from rayotel.web.status import About
 
 GRACEFUL_CONNECTIONS_SECONDS = 10
 KEEP_ALIVE_SECONDS = 75
+SWITCH_SECONDS = 0.001
 
 log = logging.getLogger(__name__)
 
@@ -240,6 +242,8 @@ def _run(service: Service, listener: socket.socket) -> None:
         )
     )
     service.open_connections = lambda: len(server.server_state.connections)
+    # requests wait no longer than this for a thread that decodes or commits
+    sys.setswitchinterval(SWITCH_SECONDS)
     # uvicorn raises the signal that stopped it once more at its end; by then it has done its work
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)

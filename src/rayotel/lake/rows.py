@@ -144,6 +144,10 @@ def _table(
     return pa.table(arrays, names=names)
 
 
+_Pairs = tuple[tuple[str, str], ...]
+_Key = tuple[_Pairs, str, _Pairs, int]
+
+
 def _ranked(series: list[Series], of_rows: Indexes) -> tuple[list[Series], Indexes]:
     """The series that rows have, by metric and labels; and per row the place of its own.
 
@@ -152,22 +156,25 @@ def _ranked(series: list[Series], of_rows: Indexes) -> tuple[list[Series], Index
     is_used = np.zeros(len(series), np.bool_)
     is_used[of_rows] = True
     fixed: dict[int, str] = {}
-    keyed = []
+    by_metric: dict[str, list[_Key]] = {}
     for position in np.flatnonzero(is_used).tolist():
         one = series[position]
         rest = fixed.get(id(one.fixed))
         if rest is None:
             rest = fixed[id(one.fixed)] = repr(one.fixed)
-        keyed.append((one.fixed["metric_name"], one.labels, rest, one.spare, position))
-    keyed.sort()
+        key = (one.labels, rest, one.spare, position)
+        by_metric.setdefault(str(one.fixed["metric_name"]), []).append(key)
     place = np.empty(len(series), np.int32)
     used: list[Series] = []
-    last = None
-    for *key, position in keyed:
-        if key != last:
-            used.append(series[position])
-            last = key
-        place[position] = len(used) - 1
+    # a sort keeps all other threads waiting: many short ones instead of a long one
+    for _, keys in sorted(by_metric.items()):
+        keys.sort()
+        last = None
+        for labels, rest, spare, position in keys:
+            if (labels, rest, spare) != last:
+                used.append(series[position])
+                last = (labels, rest, spare)
+            place[position] = len(used) - 1
     return used, place[of_rows]
 
 
