@@ -30,7 +30,7 @@ from rayotel.errors import RayotelError, UsageError
 from rayotel.model import NANOSECONDS_PER_SECOND
 
 MAX_RETRIES = 20
-MAX_FIRST_TRIES = 5  # nobody has answered yet: it is more likely a wrong address than an outage
+MAX_FIRST_TRIES = 7  # nobody has answered yet: it is more likely a wrong address than an outage
 REQUEST_TIMEOUT_SECONDS = 30.0
 LONGEST_RETRY_PAUSE_SECONDS = 30.0
 GZIP_WINDOW_BITS = 31
