@@ -171,7 +171,11 @@ def streams(
         found = overview.columns(storage, name, range_, limits, cache=cache)
         table = pa.table([list(column) for column in zip(*found, strict=True)], names=names)
     else:
-        table = overview.table(overview.streams(storage, range_, limits, only=name, cache=cache))
+        with progress_bar("reading footers", 1) as progress:
+            listed = overview.streams(
+                storage, range_, limits, only=name, cache=cache, progress=progress
+            )
+        table = overview.table(listed)
     write(table.schema, table.to_batches(), format_, output)
     if not table.num_rows:
         say(f"no streams in '{storage.url}' in this time range")

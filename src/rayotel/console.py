@@ -140,12 +140,15 @@ def _write_to(schema: pa.Schema, batches: Any, format_: str, out: IO[bytes], tex
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing in a pipe."""
+def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal, nothing in a pipe. Told what is done, and the total where it changes."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
+        yield lambda done, of=total: bar.update(task, completed=done, total=of)

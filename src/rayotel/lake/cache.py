@@ -15,7 +15,7 @@ import hashlib
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from rayotel.lake.footers import Footer
 from rayotel.lake.layout import Part
 from rayotel.lake.storage import Storage, side_by_side
 
+FOOTERS_AT_ONCE = 500
 FOOTER_GUESS_BYTES = 32 * 1024
 MAX_FOOTERS_BYTES = 256 * 1024 * 1024
 MAX_COPY_BYTES = 32 * 1024 * 1024
@@ -54,15 +55,27 @@ class Cache:
         return self.directory / hashlib.blake2b(address.encode(), digest_size=16).hexdigest()
 
 
-def footers(storage: Storage, found: Sequence[Part], cache: Cache | None) -> list[Footer]:
-    """The footers of parts, in their order. Raises StorageError, and LakeError for no Parquet."""
+def footers(
+    storage: Storage,
+    found: Sequence[Part],
+    cache: Cache | None,
+    progress: Callable[[int], object] = id,
+) -> list[Footer]:
+    """The footers of parts, in their order. Raises StorageError, and LakeError for no Parquet.
+
+    `progress` is told how many parts are done.
+    """
     with _database(storage, cache) as database:
         keyed = {part.name.key: part for part in found}
         known = _known(database, keyed)
-        missing = {key: part for key, part in keyed.items() if key not in known}
-        fresh = dict(zip(missing, _read(storage, list(missing.values())), strict=True))
-        _remember(database, missing, fresh)
-    known |= fresh
+        missing = [(key, part) for key, part in keyed.items() if key not in known]
+        # what was read is kept bit by bit: whoever interrupts this can go on
+        for first in range(0, len(missing), FOOTERS_AT_ONCE):
+            progress(len(known))
+            some = dict(missing[first : first + FOOTERS_AT_ONCE])
+            fresh = dict(zip(some, _read(storage, list(some.values())), strict=True))
+            _remember(database, some, fresh)
+            known |= fresh
     return [known[key] for key in keyed]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -41,10 +42,12 @@ def streams(
     *,
     only: str | None = None,
     cache: Cache | None = None,
+    progress: Callable[[int, int], object] = max,
 ) -> list[StreamOverview]:
     """Every stream that has parts in the range, or the one named.
 
     From footers alone, but for parts that reach beyond the range: their rows are counted.
+    `progress` is told how many parts are done, of how many.
     """
     names = catalog.streams(storage)
     if only is not None and only not in names:
@@ -53,7 +56,8 @@ def streams(
     listed = side_by_side(lambda name: catalog.parts(storage, name, range_), wanted)
     by_stream = {name: parts for name, parts in zip(wanted, listed, strict=True) if parts}
     everything = [part for parts in by_stream.values() for part in parts]
-    footers = iter(caching.footers(storage, everything, cache))
+    read = caching.footers(storage, everything, cache, lambda done: progress(done, len(everything)))
+    footers = iter(read)
     found = []
     for name, parts in by_stream.items():
         size = sum(part.size_bytes for part in parts)
