@@ -8,8 +8,8 @@ out of the file: every reader sees plain Parquet types.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +23,22 @@ ZSTD_LEVEL = 3
 _SPLIT_BY_BYTE = ("data_point_value", "data_point_sum", "data_point_min", "data_point_max")
 
 
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How columns become bytes. `held`: the columns that hold anything; None: not known."""
+
+    zstd_level: int = ZSTD_LEVEL
+    held: frozenset[str] | None = None
+
+    def holding(self, columns: Iterable[str]) -> Recipe:
+        """The same for a part of which it is known which columns hold anything."""
+        return replace(self, held=frozenset(columns))
+
+
+COMMITTED = Recipe()
+MERGED = Recipe(zstd_level=3)
+
+
 def to_parquet(table: pa.Table, stream: str) -> memoryview:
     """The bytes of a part. `table` has the columns of `schema.METRIC_COLUMNS`, then labels."""
     sink = pa.BufferOutputStream()
@@ -33,15 +49,19 @@ def to_parquet(table: pa.Table, stream: str) -> memoryview:
 
 @contextlib.contextmanager
 def part_writer(
-    where: Path | pa.NativeFile, columns: pa.Schema, stream: str
+    where: Path | pa.NativeFile, columns: pa.Schema, stream: str, recipe: Recipe = COMMITTED
 ) -> Iterator[pq.ParquetWriter]:
     """A writer of a part, to a file or a buffer, with the encodings and marks of all parts."""
-    dictionary = [name for name in columns.names if name not in _SPLIT_BY_BYTE]
+    dictionary = [
+        name
+        for name in columns.names
+        if name not in _SPLIT_BY_BYTE and (recipe.held is None or name in recipe.held)
+    ]
     with pq.ParquetWriter(
         where,
         columns,
         compression="zstd",
-        compression_level=ZSTD_LEVEL,
+        compression_level=recipe.zstd_level,
         use_dictionary=dictionary,
         use_byte_stream_split=list(_SPLIT_BY_BYTE),
         store_schema=False,
