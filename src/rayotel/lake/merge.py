@@ -36,7 +36,7 @@ from rayotel.lake.series import (
 )
 
 # a run ends with whichever comes first: rows, bytes of its points, bytes of its series
-RUN_ROWS = 262_144
+RUN_ROWS = 524_288
 RUN_POINT_BYTES = 48 << 20
 RUN_SERIES_BYTES = 48 << 20
 READ_ROWS = 32_768

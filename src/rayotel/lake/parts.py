@@ -19,7 +19,6 @@ from rayotel import __version__
 from rayotel.model import TimeRange
 
 ROW_GROUP_ROWS = 131_072
-ZSTD_LEVEL = 3
 _SPLIT_BY_BYTE = ("data_point_value", "data_point_sum", "data_point_min", "data_point_max")
 
 
@@ -27,7 +26,8 @@ _SPLIT_BY_BYTE = ("data_point_value", "data_point_sum", "data_point_min", "data_
 class Recipe:
     """How columns become bytes. `held`: the columns that hold anything; None: not known."""
 
-    zstd_level: int = ZSTD_LEVEL
+    compression: str = "snappy"
+    level: int | None = None
     held: frozenset[str] | None = None
 
     def holding(self, columns: Iterable[str]) -> Recipe:
@@ -36,7 +36,7 @@ class Recipe:
 
 
 COMMITTED = Recipe()
-MERGED = Recipe(zstd_level=3)
+MERGED = Recipe("zstd", 3)
 
 
 def to_parquet(table: pa.Table, stream: str) -> memoryview:
@@ -60,8 +60,8 @@ def part_writer(
     with pq.ParquetWriter(
         where,
         columns,
-        compression="zstd",
-        compression_level=recipe.zstd_level,
+        compression=recipe.compression,
+        compression_level=recipe.level,
         use_dictionary=dictionary,
         use_byte_stream_split=list(_SPLIT_BY_BYTE),
         store_schema=False,

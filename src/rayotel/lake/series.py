@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii
 
 import numpy as np
 import numpy.typing as npt
@@ -45,16 +46,28 @@ class _Column:
     codes: dict[Value, int] = field(default_factory=dict)
     in_keys: list[bytes] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
+    last: pa.Array | None = None
+    last_known: Codes = field(default_factory=lambda: np.empty(0, dtype=np.int32))
 
-    def known(self, values: Sequence[Value]) -> Codes:
+    def known(self, values: pa.Array) -> Codes:
         """The codes of values; and, at the end, -1 for null."""
-        codes = self.codes
-        for value in values:
+        # one part after the other has the same texts
+        if self.last is not None and self.last.equals(values):
+            return self.last_known
+        codes, listed = self.codes, values.to_pylist()
+        for value in listed:
             if value not in codes:
                 codes[value] = len(codes)
-                self.pieces.append(json.dumps([self.name, value]).encode())
-                self.in_keys.append(_in_key(self.name, value))
-        return np.array([*map(codes.__getitem__, values), -1], dtype=np.int32)
+                self.pieces.append(_piece(self.name, value))
+                self.in_keys.append(_in_key(self.name, value) + b"\0")
+        self.last = values
+        self.last_known = np.array([*map(codes.__getitem__, listed), -1], dtype=np.int32)
+        return self.last_known
+
+
+def _piece(name: str, value: Value) -> bytes:
+    text = encode_basestring_ascii(value) if isinstance(value, str) else json.dumps(value)
+    return f"[{encode_basestring_ascii(name)},{text}]\n".encode()
 
 
 def _in_key(name: str, value: Value) -> bytes:
@@ -62,7 +75,7 @@ def _in_key(name: str, value: Value) -> bytes:
         return str(value).encode()
     if name == "series_id":
         return int(value).to_bytes(8, "big", signed=True)
-    return f"{name.lower()}={value}".encode()
+    return f"{name.lower()}={value}".encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,34 +134,34 @@ class SeriesTable:
 
     def entries(self) -> list[Entry]:
         """All combinations in order of their number."""
-        columns = list(self._columns.values())
-        labels = sorted(
-            (name for name in self._columns if name not in schema.METRIC_TYPES), key=str.lower
-        )
-        in_key = [
-            self._places[name]
-            for name in ("metric_name", *labels, "series_id")
-            if name in self._places
+        width = 4 * len(self._columns)
+        raw = b"".join(one.ljust(width, b"\xff") for one in self._numbers)
+        matrix = np.frombuffer(raw, dtype="<i4").reshape(len(self._numbers), len(self._columns))
+        names = set(self._columns)
+        labels = sorted(names - set(schema.METRIC_TYPES), key=lambda name: (name.lower(), name))
+        in_keys = [name for name in ("metric_name", *labels, "series_id") if name in names]
+        keys = self._lines(in_keys, matrix, [self._columns[name].in_keys for name in in_keys])
+        by_name = sorted(names)
+        contents = self._lines(by_name, matrix, [self._columns[name].pieces for name in by_name])
+        return list(map(Entry, keys, contents))
+
+    def _lines(self, names: list[str], matrix: Codes, texts: list[list[bytes]]) -> Iterable[bytes]:
+        """Per combination the texts of its values in the columns named, one after the other."""
+        spread = [
+            np.array([*known, b""], dtype=object)[matrix[:, self._places[name]]].tolist()
+            for name, known in zip(names, texts, strict=True)
         ]
-        by_name = sorted(range(len(columns)), key=lambda place: columns[place].name)
-        found = []
-        for raw in self._numbers:
-            codes = np.frombuffer(raw, dtype="<i4").tolist()
-            codes += [-1] * (len(columns) - len(codes))
-            key = [columns[at].in_keys[codes[at]] for at in in_key if codes[at] >= 0]
-            content = [columns[at].pieces[codes[at]] for at in by_name if codes[at] >= 0]
-            found.append(Entry(b"\0".join(key), b"\n".join(content)))
-        return found
+        return map(b"".join, zip(*spread, strict=True))
 
 
-def _encoded(column: pa.Array) -> tuple[Codes, list[Value]]:
+def _encoded(column: pa.Array) -> tuple[Codes, pa.Array]:
     """A column as codes (-1: null) and the values that they stand for."""
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     indices = column.indices
     if indices.null_count:
         indices = indices.fill_null(-1)
-    return indices.to_numpy(), column.dictionary.to_pylist()
+    return indices.to_numpy(), column.dictionary
 
 
 def _distinct(columns: Sequence[Codes]) -> tuple[Codes, Codes]:
@@ -188,7 +201,7 @@ def series_columns(contents: Sequence[bytes], spelled: Mapping[str, str]) -> dic
     codes: dict[str, Codes] = {}
     pieces: dict[bytes, tuple[str, int]] = {}
     for row, content in enumerate(contents):
-        for piece in content.split(b"\n"):
+        for piece in content.splitlines():
             known = pieces.get(piece)
             if known is None:
                 name, value = json.loads(piece)
