@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import duckdb
@@ -23,6 +22,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+import load
 from harness import LIMITS, RECORDING, Server
 from rayotel import replay
 from rayotel.ingest.decoding import PROTOBUF, Decoder
@@ -35,6 +35,12 @@ from rayotel.query import shipped
 from rayotel.query.session import Session
 
 ROUNDS = 5
+LOAD_ROUNDS = 6
+HOUR_NANO = 3600 * 10**9
+ROUND_NANO = 1000 * 10**9  # longer than the recording: no point is sent twice
+NODES, NODE_POINTS, NODE_SCRAPES = 1000, 200, 2
+NODES_POINTS_PER_SECOND = 20_000
+OLDEST = "rayotel_oldest_uncommitted_timestamp_seconds"
 Row = tuple[str, str, str]
 
 
@@ -66,30 +72,36 @@ def new_decoder() -> Decoder:
     return Decoder(max_inflated_body_bytes=1 << 30, max_series_cached_bytes=1 << 28)
 
 
-def decode(found: list[Record]) -> tuple[list[Row], list[MetricBatch], float]:
-    """Decoding alone, against the official parser."""
+def decode(found: list[Record]) -> tuple[list[Row], list[MetricBatch]]:
+    """Decoding alone, against the official parser in turn with it."""
     decoder = new_decoder()
     batches = [decoder.decode(one) for one in found]
     points = sum(batch.accepted_points for batch in batches)
-    ours = median_seconds(lambda: [decoder.decode(one) for one in found])
-    official = median_seconds(
-        lambda: [ExportMetricsServiceRequest.FromString(one.body) for one in found]
-    )
-    cold = median_seconds(
-        lambda: Decoder(max_inflated_body_bytes=1 << 30, max_series_cached_bytes=1 << 20).decode(
-            found[0]
-        )
-    )
+    ways: dict[str, Callable[[], object]] = {
+        "official `FromString` alone": lambda: [
+            ExportMetricsServiceRequest.FromString(one.body) for one in found
+        ],
+        "decode to columns, all shapes seen before": lambda: [decoder.decode(o) for o in found],
+        "decode to columns, in order from nothing": lambda: _all_by(new_decoder(), found),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            started = time.process_time()
+            way()
+            taken[name].append(time.process_time() - started)
+    medians = {name: statistics.median(times) for name, times in taken.items()}
+    official = next(iter(medians.values()))
     table = [
-        ("official `FromString` alone, points/s", rate(points, official), "1.00"),
-        ("decode to columns, warm, points/s", rate(points, ours), f"{official / ours:.2f}"),
-        (
-            "decode of a first scrape, points/s",
-            rate(batches[0].accepted_points, cold),
-            f"{official / points / (cold / batches[0].accepted_points):.2f}",
-        ),
+        (f"{name}, points per CPU second", rate(points, seconds), f"{official / seconds:.2f}")
+        for name, seconds in medians.items()
     ]
-    return table, batches, official / points
+    return table, batches
+
+
+def _all_by(decoder: Decoder, found: list[Record]) -> None:
+    for one in found:
+        decoder.decode(one)
 
 
 def rate(points: int, seconds: float) -> str:
@@ -119,30 +131,92 @@ def write(batches: list[MetricBatch]) -> list[Row]:
     ]
 
 
-def whole_path(recording: replay.Recording, official: float) -> tuple[list[Row], Storage]:
-    """Socket to durable Parquet: a real server, one client on one connection."""
+def official_seconds(plains: Sequence[bytes]) -> float:
+    """CPU of the official parser for these bodies; nothing is read from what it parses."""
+    started = time.process_time()
+    for plain in plains:
+        ExportMetricsServiceRequest.FromString(plain)
+    return time.process_time() - started
+
+
+def wait_for_commit(server: Server) -> None:
+    """Until all that was acknowledged is in parts."""
+    # asking costs the server something too
+    while f"{OLDEST} 0.0" not in server.get("/metrics").text:
+        time.sleep(0.5)
+
+
+def sustained(recording: replay.Recording) -> tuple[list[Row], Storage]:
+    """Socket to durable, sorted parts as fast as answers come; the server has learned before."""
+    found = load.recorded(recording)
+    shift = replay.shift_to_now(recording) - HOUR_NANO
+    rounds = [
+        [load.request_bytes(plain) for plain in found.at(shift + number * ROUND_NANO)]
+        for number in range(LOAD_ROUNDS + 1)
+    ]
     data_dir = Path(tempfile.mkdtemp(prefix="rayotel-bench-")) / "data"
+    rates, megabytes, official = [], [], [official_seconds(found.plains)]
     with Server(data_dir, "--commit-interval-seconds", "5") as server:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        started = time.perf_counter()
-        replay.post(recording, server.url, speed=None)
-        acknowledged = time.perf_counter() - started
+        load.send(server.port, rounds[0])
+        wait_for_commit(server)
+        cpu = load.cpu_seconds(server.pid)
+        for requests in rounds[1:]:
+            rates.append(found.points / load.send(server.port, requests).seconds)
+            megabytes.append(load.memory_mb(server.pid))
+        wait_for_commit(server)
+        cpu = load.cpu_seconds(server.pid) - cpu
+        peak = load.memory_mb(server.pid, "VmHWM")
         server.stop()
-        whole = time.perf_counter() - started
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    points = 111_713
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    official.append(official_seconds(found.plains))
+    ratio = cpu / LOAD_ROUNDS / statistics.mean(official)
     table = [
-        ("socket to acknowledgement, points/s", rate(points, acknowledged), ""),
-        ("socket to durable Parquet, points/s", rate(points, whole), ""),
         (
-            "CPU per point, start and stop of the server included, µs",
-            f"{cpu / points * 1e6:.1f}",
-            f"{cpu / points / official:.1f} x FromString",
+            "socket to acknowledgement, warm, points/s",
+            f"{statistics.median(rates) / 1e3:,.0f} k",
+            "",
         ),
-        ("peak memory of the server, MB", f"{after.ru_maxrss / 1024:.0f}", ""),
+        (
+            "socket to durable sorted parts, CPU per point, µs",
+            f"{cpu / LOAD_ROUNDS / found.points * 1e6:.2f}",
+            f"{ratio:.1f} x FromString",
+        ),
+        (
+            "memory after the first and the last round, MB",
+            f"{megabytes[0]:.0f}, {megabytes[-1]:.0f}",
+            "",
+        ),
+        ("peak memory of the server, MB", f"{peak:.0f}", ""),
     ]
     return table, open_storage(str(data_dir / "lake"))
+
+
+def a_thousand_nodes(recording: replay.Recording) -> list[Row]:
+    """20,000 points a second, one request per node and scrape: how long an answer takes."""
+    found = load.nodes(recording, NODES, NODE_POINTS)
+    per_second = NODES_POINTS_PER_SECOND / (found.points / NODES)
+    moment = time.time_ns() - found.first_time
+    scrapes = [
+        [load.request_bytes(plain) for plain in found.at(moment + number * 10**10)]
+        for number in range(NODE_SCRAPES + 1)
+    ]
+    data_dir = Path(tempfile.mkdtemp(prefix="rayotel-bench-")) / "data"
+    with Server(data_dir, "--commit-interval-seconds", "5") as server:
+        load.send(server.port, scrapes[0], per_second)
+        cpu = load.cpu_seconds(server.pid)
+        sent = load.send(server.port, [one for scrape in scrapes[1:] for one in scrape], per_second)
+        used = (load.cpu_seconds(server.pid) - cpu) / sent.seconds
+        peak = load.memory_mb(server.pid, "VmHWM")
+        server.kill()
+    label = f"{NODES} nodes, {NODES_POINTS_PER_SECOND:,} points/s"
+    return [
+        (
+            f"{label}: acknowledgement p50, p99, ms",
+            f"{sent.percentile_ms(50):.1f}, {sent.percentile_ms(99):.1f}",
+            f"refused {sent.refused}",
+        ),
+        (f"{label}: CPU of one core, %", f"{used * 100:.0f}", ""),
+        (f"{label}: peak memory, MB", f"{peak:.0f}", ""),
+    ]
 
 
 def questions(storage: Storage) -> list[Row]:
@@ -161,10 +235,10 @@ def questions(storage: Storage) -> list[Row]:
 def main() -> None:
     """Measure and print."""
     recording = replay.load(RECORDING)
-    table, batches, official = decode(records(recording))
+    table, batches = decode(records(recording))
     table += write(batches)
-    path, storage = whole_path(recording, official)
-    table += path + questions(storage)
+    path, storage = sustained(recording)
+    table += path + a_thousand_nodes(recording) + questions(storage)
     print(
         f"{os.cpu_count()} cores, Python {platform.python_version()}, pyarrow {pa.__version__},"
         f" DuckDB {duckdb.__version__}; recorded cluster: {len(recording.requests)} requests\n"

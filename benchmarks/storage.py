@@ -57,10 +57,10 @@ def grain(values: Floats) -> float:
         if is_constant or np.abs(values).max() >= 2**62:
             return 1.0
         return float(max(1, np.gcd.reduce(np.abs(values).astype(np.int64))))
-    for digits in range(1, 7):
-        scaled = values * 10**digits
-        if np.allclose(scaled, np.round(scaled), rtol=1e-12, atol=0):
-            return float(10.0**-digits)
+    steps = [10.0**digits for digits in range(1, 10)] + [2.0**bits for bits in (10, 20, 30)]
+    for fine in steps:
+        if (np.round(values * fine) / fine == values).all():
+            return 1 / fine
     return 0.0
 
 

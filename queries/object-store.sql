@@ -25,7 +25,10 @@ WITH scrapes AS (
 clusters AS (
   SELECT metric_instance AS instance, metric_SessionName AS session,
          max(coalesce(metric_cluster_id, cluster_id)) AS cluster_id
-  FROM raymetrics GROUP BY ALL
+  FROM raymetrics  -- metrics that every target has, or that alone have the label
+  WHERE metric_name IN ('target_info', 'ray_node_cpu_count', 'ray_resources', 'ray_tasks',
+                        'ray_component_rss_mb', 'autoscaler_active_nodes')
+  GROUP BY ALL
 ),
 instance_cluster AS (
   SELECT instance, max(cluster_id) AS cluster_id FROM clusters GROUP BY instance

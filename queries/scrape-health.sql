@@ -8,22 +8,18 @@
 -- column: last_seen: time of the last scrape
 WITH scrapes AS (
   SELECT metric_instance AS instance, max(metric_SessionName) AS session, time_unix_nano AS at,
-         coalesce(nullif(metric_instance, ''), metric_NodeAddress) AS node, count(*) AS points
+         coalesce(nullif(metric_instance, ''), metric_NodeAddress) AS node, count(*) AS points,
+         max(coalesce(metric_cluster_id, cluster_id)) AS cluster_id
   FROM raymetrics GROUP BY metric_instance, time_unix_nano, node
 ),
 gaps AS (
   SELECT *, at - lag(at) OVER (PARTITION BY node ORDER BY at) AS gap FROM scrapes
 ),
-clusters AS (
-  SELECT metric_instance AS instance, metric_SessionName AS session,
-         max(coalesce(metric_cluster_id, cluster_id)) AS cluster_id
-  FROM raymetrics GROUP BY ALL
-),
 instance_cluster AS (
-  SELECT instance, max(cluster_id) AS cluster_id FROM clusters GROUP BY instance
+  SELECT instance, max(cluster_id) AS cluster_id FROM scrapes GROUP BY instance
 ),
 session_cluster AS (
-  SELECT session, max(cluster_id) AS cluster_id FROM clusters GROUP BY session
+  SELECT session, max(cluster_id) AS cluster_id FROM scrapes GROUP BY session
 )
 SELECT coalesce(i.cluster_id, s.cluster_id) AS cluster_id,
        node,

@@ -9,7 +9,10 @@
 WITH seen AS (  -- when each target was scraped, and when before
   SELECT instance, at, lag(at) OVER (PARTITION BY instance ORDER BY at) AS scrape_before,
          min(at) OVER (PARTITION BY instance) AS first_scrape
-  FROM (SELECT DISTINCT metric_instance AS instance, time_unix_nano AS at FROM raymetrics)
+  FROM (
+    SELECT DISTINCT metric_instance AS instance, time_unix_nano AS at FROM raymetrics
+    WHERE metric_name IN ('target_info', 'ray_node_cpu_count', 'ray_resources', 'ray_tasks')
+  )
 ),
 failed AS (  -- owners' running totals of failed attempts
   SELECT time_unix_nano AS at, metric_instance AS instance, metric_SessionName AS session,
@@ -40,7 +43,10 @@ attempts AS (
 clusters AS (
   SELECT metric_instance AS instance, metric_SessionName AS session,
          max(coalesce(metric_cluster_id, cluster_id)) AS cluster_id
-  FROM raymetrics GROUP BY ALL
+  FROM raymetrics  -- metrics that every target has, or that alone have the label
+  WHERE metric_name IN ('target_info', 'ray_node_cpu_count', 'ray_resources', 'ray_tasks',
+                        'ray_component_rss_mb', 'autoscaler_active_nodes')
+  GROUP BY ALL
 ),
 instance_cluster AS (
   SELECT instance, max(cluster_id) AS cluster_id FROM clusters GROUP BY instance

@@ -19,10 +19,15 @@ DECODER = Decoder(max_inflated_body_bytes=1 << 26, max_series_cached_bytes=1 << 
 
 
 def commit(
-    storage: Storage, number: int, *bodies: bytes, receiver: str = RECEIVER, stream: str = "s"
+    storage: Storage,
+    number: int,
+    *bodies: bytes,
+    receiver: str = RECEIVER,
+    stream: str = "s",
+    received: int = RECEIVED,
 ) -> list[str]:
     """Commit bodies as one segment; the keys of its parts."""
-    arrival = Arrival("metrics", stream, PROTOBUF, "identity", RECEIVED + number, "", "")
+    arrival = Arrival("metrics", stream, PROTOBUF, "identity", received + number, "", "")
     batches = [DECODER.decode(Record(arrival, body)) for body in bodies]
     keys = []
     for hour, table in rows.tables_by_hour(batches, LabelColumns(512)).items():

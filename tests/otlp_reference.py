@@ -258,7 +258,7 @@ def rows_of(table: Any) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{} for _ in range(table.num_rows)]
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count < len(column):
-            values = column.cast(_with_integer_times(column.type)).to_pylist()
+            values = column.cast(with_integer_times(column.type)).to_pylist()
             for row, value in zip(rows, values, strict=True):
                 if value is not None:
                     row[name] = json.loads(value) if name in JSON_COLUMNS else value
@@ -269,14 +269,15 @@ def rows_of(table: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _with_integer_times(kind: Any) -> Any:
+def with_integer_times(kind: Any) -> Any:
+    """The Arrow type with integers for times."""
     if pa.types.is_timestamp(kind):
         return pa.int64()
     if pa.types.is_list(kind):
         field = kind.value_field
-        return pa.list_(field.with_type(_with_integer_times(field.type)))
+        return pa.list_(field.with_type(with_integer_times(field.type)))
     if pa.types.is_struct(kind):
-        return pa.struct([one.with_type(_with_integer_times(one.type)) for one in kind])
+        return pa.struct([one.with_type(with_integer_times(one.type)) for one in kind])
     return pa.string() if pa.types.is_dictionary(kind) else kind
 
 
@@ -313,7 +314,7 @@ def frozen(value: Any) -> Hashable:
 
 def new_decoder() -> Decoder:
     """A decoder that has seen nothing."""
-    return Decoder(max_inflated_body_bytes=1 << 24, max_series_cached_bytes=1000)
+    return Decoder(max_inflated_body_bytes=1 << 24, max_series_cached_bytes=1 << 22)
 
 
 def decode(body: bytes, decoder: Decoder | None = None, **how: Any) -> MetricBatch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -174,6 +175,56 @@ def test_a_merge_covers_all_that_it_read(listed: list[PartName]) -> None:
         assert not compaction.jobs([*found, Part(job.output, 1, 0.0)], RECEIVER, 1e12, 0)
 
 
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=80))
+def test_a_running_hour_merges_neighbours_and_hides_nothing_else(
+    made: list[tuple[int, bool]],
+) -> None:
+    """A merge hides its inputs and no other part, and few small parts are left of any level."""
+    parts = {
+        PartName("s", HOUR, RECEIVER, number, number, level): Part(
+            PartName("s", HOUR, RECEIVER, number, number, level),
+            compaction.MAX_YOUNG_BYTES + is_large,
+            0.0,
+        )
+        for number, (level, is_large) in enumerate(made)
+    }
+    now = HOUR * 3600.0
+    while jobs := compaction.jobs(parts.values(), RECEIVER, now, 900):
+        for job in jobs:
+            assert len(job.inputs) >= compaction.FAN_IN
+            seen = {part.name for part in layout.visible(parts.values())}
+            parts[job.output] = Part(job.output, 1, 0.0)
+            after = {part.name for part in layout.visible(parts.values())}
+            assert after == seen - {part.name for part in job.inputs} | {job.output}
+
+
+def test_a_running_hour_has_few_parts(tmp_path: Path) -> None:
+    """Every commit is a part; a question opens few of them all the same, and sees every row."""
+    storage = open_storage(str(tmp_path / "lake"))
+    now = time.time_ns()
+    compactor = Compactor(storage, tmp_path / "work", Schedule(3600, 3600))
+    for number in range(1, 2 * compaction.FAN_IN + 3):
+        commit(storage, number, gauge_request(number, time_unix_nano=now), received=now)
+        compactor.run_young(RECEIVER)
+    visible = [part.name for part in catalog.parts(storage, "s")]
+    assert [name.level for name in visible] == [1, 1, 0, 0]
+    rows = ask(storage, "SELECT data_point_value AS v FROM s ORDER BY v")
+    assert [row["v"] for row in rows] == list(range(1, 2 * compaction.FAN_IN + 3))
+    # and when the hour is over and quiet, it is one
+    later = Compactor(storage, tmp_path / "work", Schedule(-7200, 3600))
+    assert later.run(RECEIVER).hours == 1
+    assert len(catalog.parts(storage, "s")) == 1
+
+
+def test_an_hour_that_still_gets_points_is_not_merged_whole() -> None:
+    """Late data that trickle in must not have their hour rewritten with every pass."""
+    parts = [Part(PartName("s", HOUR, RECEIVER, n, n, 0), 1, 1e9 + n) for n in range(3)]
+    ended = (HOUR + 1) * 3600.0
+    assert not compaction.jobs([*parts, Part(parts[0].name, 1, ended)], RECEIVER, ended + 9, 10)
+    assert compaction.jobs(parts, RECEIVER, ended + 11, 10)
+
+
 def test_questions_during_compaction_see_every_row(storage: Storage, tmp_path: Path) -> None:
     """While parts are merged and removed over and over, every question gives the right count."""
     wrong: list[int] = []
@@ -249,9 +300,12 @@ def test_a_damaged_part_stops_no_other_hour(tmp_path: Path) -> None:
     commit(storage, 1, gauge_request(1, time_unix_nano=START))
     broken = PartName("s", HOUR, RECEIVER, 2, 2, 0)
     storage.put(broken.key, memoryview(b"not parquet"))
+    for number in (3, 4):
+        commit(storage, number, gauge_request(1, time_unix_nano=START), stream="z")
     with pytest.raises(LakeError, match="cannot merge"):
         compact(storage, tmp_path / "work")
-    assert len(names(storage)) == 2
+    assert len(catalog.all_parts(storage, "s")) == 2
+    assert len(catalog.parts(storage, "z")) == 1
 
 
 def test_what_a_crash_left_half_written_goes_in_time(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import ipaddress
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import uvicorn
@@ -35,6 +36,7 @@ from rayotel.web.status import About
 
 GRACEFUL_CONNECTIONS_SECONDS = 10
 KEEP_ALIVE_SECONDS = 75
+SWITCH_SECONDS = 0.001
 
 log = logging.getLogger(__name__)
 
@@ -229,6 +231,8 @@ def _run(service: Service, listener: socket.socket) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
             service.app(),
+            # the other parser, httptools, takes headers without a bound and requests without a host
+            http="h11",
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -238,11 +242,13 @@ def _run(service: Service, listener: socket.socket) -> None:
         )
     )
     service.open_connections = lambda: len(server.server_state.connections)
+    # requests wait no longer than this for a thread that decodes or commits
+    sys.setswitchinterval(SWITCH_SECONDS)
     # uvicorn raises the signal that stopped it once more at its end; by then it has done its work
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    run: Callable[..., Awaitable[None]] = server.serve
-    asyncio.run(run(sockets=[listener]))  # type: ignore[arg-type]
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(server.serve(sockets=[listener]))
 
 
 def _listen(settings: Settings) -> socket.socket:

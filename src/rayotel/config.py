@@ -76,7 +76,7 @@ class Settings:
         128 * MIB, "decoded points kept in memory until the next commit; the rest is decoded again"
     )
     max_series_cached_bytes: int = _setting(
-        128 * MIB, "memory of series between requests, each about a kilobyte"
+        256 * MIB, "memory of series and of what senders repeat, about a kilobyte a series"
     )
     max_label_columns: int = _setting(512, "label columns of a stream; the rest becomes JSON")
     retention: str = _setting(

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    Indexes = npt.NDArray[np.int32]
+    Int64s = npt.NDArray[np.int64]
+    Column: TypeAlias = "npt.NDArray[np.generic] | pa.Array | Lists"
 
 NANOSECONDS_PER_SECOND = 1_000_000_000
 NANOSECONDS_PER_HOUR = 3600 * NANOSECONDS_PER_SECOND
+# beside their content: an array's own objects, a request's arrival and other objects
+COLUMN_BYTES = 300
+BATCH_BYTES = 1500
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,46 +55,68 @@ class Series:
     spare: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Lists:
+    """A column of lists of numbers: all their members one after another, and how many each has."""
+
+    members: npt.NDArray[np.generic]
+    lengths: Indexes
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays."""
+        return self.members.nbytes + self.lengths.nbytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Points:
     """Data points of one kind as columns of equal length.
 
-    `series`: index into the batch's series. `time`, `start`: nanoseconds since 1970 (start 0:
-    unknown). `values`: the columns that this kind has, by the name they have in storage.
+    `series`: index into the batch's series. `time`, `start`: nanoseconds since 1970; a start of 0
+    is unknown. `values` by the name they have in storage: without nulls as NumPy arrays or `Lists`,
+    everything else as Arrow arrays. A column that is None or not there is 0 or null throughout.
     """
 
-    series: list[int] = field(default_factory=list)
-    time: list[int] = field(default_factory=list)
-    start: list[int] = field(default_factory=list)
-    flags: list[int] = field(default_factory=list)
-    values: dict[str, list[Any]] = field(default_factory=dict)
+    kind: str
+    series: Indexes
+    time: Int64s
+    start: Int64s | None
+    flags: Int64s | None
+    values: Mapping[str, Column]
 
     def __len__(self) -> int:
         return len(self.time)
 
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of the columns."""
+        arrays = (self.series, self.time, self.start, self.flags, *self.values.values())
+        return sum(one.nbytes + COLUMN_BYTES for one in arrays if one is not None)
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class MetricBatch:
-    """One request, decoded: its series, its points by kind, and what was rejected and why."""
+    """One request, decoded: its series, its points, and what was rejected and why.
+
+    `series` may be shared by batches, and holds each series that the points name at least once.
+    """
 
     arrival: Arrival
-    series: list[Series] = field(default_factory=list)
-    kinds: dict[str, Points] = field(default_factory=dict)
-    rejected: Counter[str] = field(default_factory=Counter)
+    series: Sequence[Series]
+    chunks: Sequence[Points]
+    rejected: Mapping[str, int] = field(default_factory=dict)
     new_series_bytes: int = 0
 
     @property
     def accepted_points(self) -> int:
         """How many points will become rows."""
-        return sum(len(points) for points in self.kinds.values())
+        return sum(map(len, self.chunks))
 
     @property
     def memory_bytes(self) -> int:
-        """A rough upper estimate of the memory this batch holds, for bounds."""
-        # measured on recorded scrapes: four boxed numbers a point, lists for histograms
-        number = len(self.kinds.get("number", ()))
-        points = 200 * number + 1500 * (self.accepted_points - number)
-        return points + 64 * len(self.series) + self.new_series_bytes
+        """An upper estimate of the memory this batch holds, for bounds."""
+        points = sum(chunk.memory_bytes for chunk in self.chunks)
+        return BATCH_BYTES + points + 8 * len(self.series) + self.new_series_bytes
 
 
 @dataclass(frozen=True, slots=True)

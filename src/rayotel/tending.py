@@ -46,7 +46,7 @@ def compact(name: str | None, adopt: str | None, **lake: Any) -> None:
         raise UsageError(f"'{adopt[:40]}' is not a receiver id", hint="it has 12 hex digits")
     data_dir = Path(settings.data_dir)
     receiver = adopt or known_receiver_id(data_dir / "wal")
-    schedule = Schedule(settings.compaction_after_seconds, settings.compaction_grace_seconds)
+    schedule = Schedule(0, settings.compaction_grace_seconds)  # whoever asks means now
     done = Compactor(storage, data_dir / "compaction", schedule).run(
         receiver,
         streams=None if name is None else [name],

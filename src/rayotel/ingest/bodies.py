@@ -10,7 +10,9 @@ from __future__ import annotations
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, cast
+
+from isal import isal_zlib
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -21,6 +23,7 @@ STEP_BYTES = 256 * 1024
 INPUT_STEP_BYTES = 4096
 # 8 MiB, the window that every decoder must support; a larger one would be memory beyond our bounds
 _ZSTD_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
+_CORRUPT = cast("type[Exception]", isal_zlib.error)  # its stubs say that it is an instance
 ENCODINGS = ("identity", "gzip", "zstd", "deflate")
 
 
@@ -58,7 +61,7 @@ def inflate(body: bytes, encoding: str, max_bytes: int, reserve: Callable[[int],
 def _zlib_pieces(body: bytes, window_bits: int, *, members: bool) -> Iterator[bytes]:
     position = 0
     while True:
-        codec = zlib.decompressobj(window_bits)
+        codec = isal_zlib.decompressobj(window_bits)
         rest = b""
         while not _is_over(codec):
             if not rest:
@@ -67,7 +70,7 @@ def _zlib_pieces(body: bytes, window_bits: int, *, members: bool) -> Iterator[by
                 position += len(rest)
             try:
                 piece = codec.decompress(rest, STEP_BYTES)
-            except zlib.error:
+            except _CORRUPT:
                 raise MalformedBody("corrupt compressed data") from None
             if piece:
                 yield piece

@@ -7,16 +7,29 @@ way, so both get the same rows.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from rayotel.ingest import otlp_json, otlp_metrics
-from rayotel.ingest.bodies import inflate
-from rayotel.ingest.otlp_metrics import SeriesCache
+from rayotel.ingest.bodies import BodyTooLarge, MalformedBody, inflate
+from rayotel.ingest.otlp_metrics import Memory
 from rayotel.ingest.wal import Record
 from rayotel.model import MetricBatch
 
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
 CONTENT_TYPES = (PROTOBUF, JSON)
+
+
+# what an event loop may spend on inflating and comparing
+MAX_RECOGNISED_BYTES = 64 * 1024
+MAX_RECOGNISED_INFLATED_BYTES = 1024 * 1024
+
+
+class Recognised(NamedTuple):
+    """The columns of a request, and how many bytes it inflated to."""
+
+    batch: MetricBatch
+    inflated_bytes: int
 
 
 def no_reservation(size_bytes: int) -> None:
@@ -28,7 +41,7 @@ class Decoder:
 
     def __init__(self, *, max_inflated_body_bytes: int, max_series_cached_bytes: int) -> None:
         self._max_inflated_body_bytes = max_inflated_body_bytes
-        self._series = SeriesCache(max_series_cached_bytes)
+        self._memory = Memory(max_series_cached_bytes)
 
     def decode(
         self, record: Record, reserve: Callable[[int], None] = no_reservation
@@ -40,4 +53,22 @@ class Decoder:
         )
         if arrival.content_type == JSON:
             body = otlp_json.metrics_request_bytes(body)
-        return otlp_metrics.decode(body, arrival, self._series)
+        return otlp_metrics.decode(body, arrival, self._memory)
+
+    def recognised(self, record: Record) -> Recognised | None:
+        """Columns of a small record whose like was decoded before; None for any other.
+
+        It costs well below a millisecond, so an event loop may wait for it.
+        """
+        arrival = record.arrival
+        if arrival.content_type == JSON or len(record.body) > MAX_RECOGNISED_BYTES:
+            return None
+        sizes: list[int] = []
+        try:
+            body = inflate(
+                record.body, arrival.content_encoding, MAX_RECOGNISED_INFLATED_BYTES, sizes.append
+            )
+        except (BodyTooLarge, MalformedBody):
+            return None
+        batch = otlp_metrics.recognised(body, arrival, self._memory)
+        return None if batch is None else Recognised(batch, sum(sizes))

@@ -33,7 +33,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rayotel.errors import LogError
@@ -49,6 +49,7 @@ _CRC = struct.Struct("<I")
 _PLACE = struct.Struct("<QQ")
 HEADER_BYTES = _HEADER.size
 FRAME_BYTES = _FRAME.size + _CRC.size
+_ARRIVAL_FIELDS = tuple(one.name for one in fields(Arrival))
 _SEGMENT_FILE = re.compile(r"(\d{12})\.wal")
 
 
@@ -61,7 +62,9 @@ class Record:
 
     def payload(self) -> bytes:
         """The bytes that are framed."""
-        arrival = json.dumps(asdict(self.arrival), separators=(",", ":")).encode()
+        # shallow: its only nested value is a tuple of texts
+        plain = {name: getattr(self.arrival, name) for name in _ARRIVAL_FIELDS}
+        arrival = json.dumps(plain, separators=(",", ":")).encode()
         return _CRC.pack(len(arrival)) + arrival + self.body
 
     @classmethod

@@ -22,9 +22,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from rayotel.errors import LakeError, StorageUnavailable
-from rayotel.lake import parts as parquet
+from rayotel.lake import footers as reading
+from rayotel.lake.footers import Footer
 from rayotel.lake.layout import Part
-from rayotel.lake.parts import Footer
 from rayotel.lake.storage import Storage, side_by_side
 
 FOOTER_GUESS_BYTES = 32 * 1024
@@ -85,12 +85,12 @@ def _read_one(storage: Storage, part: Part) -> Footer:
     key, size = part.name.key, part.size_bytes
     guess = min(size, FOOTER_GUESS_BYTES)
     end = storage.read_range(key, size - guess, guess)
-    wanted = parquet.footer_bytes(end)
+    wanted = reading.footer_bytes(end)
     if wanted > size:
         raise ValueError("its footer is longer than the file")
     if wanted > guess:
         end = storage.read_range(key, size - wanted, wanted)
-    return parquet.read_footer(end)
+    return reading.read_footer(end)
 
 
 @contextlib.contextmanager

@@ -4,18 +4,25 @@ An hour that is over becomes one part per receiver. Its name spans the segments 
 the next level, so it hides them from the moment it is there, and a crash before their removal
 changes no answer. The inputs linger for a while, for questions that began before.
 
+An hour that still gets points has a small part for every commit, and to open a part costs a
+question as much as to read thousands of rows. So as soon as there are `FAN_IN` neighbours of one
+level they become one of the next; each point is rewritten once a level, of which an hour has two.
+
 Each receiver compacts only its own parts: its commits come in the order of its segments, so a part
 that is written later never falls into a span that was merged before.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rayotel.lake.layout import Part, PartName, visible
 
 SECONDS_PER_HOUR = 3600
+FAN_IN = 16
+MAX_YOUNG_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +34,35 @@ class Job:
 
 
 def jobs(parts: Iterable[Part], receiver: str, now_unix: float, after_seconds: float) -> list[Job]:
-    """What to merge of one stream: hours that ended `after_seconds` ago, oldest first."""
+    """What to merge of one stream, oldest hour first.
+
+    An hour is merged whole when it ended `after_seconds` ago and got nothing since.
+    """
     by_hour: dict[int, list[Part]] = {}
     for part in visible(parts):
-        ended = (part.name.hour + 1) * SECONDS_PER_HOUR + after_seconds <= now_unix
-        if part.name.receiver == receiver and ended:
+        if part.name.receiver == receiver:
             by_hour.setdefault(part.name.hour, []).append(part)
-    return [_job(found) for _, found in sorted(by_hour.items()) if len(found) > 1]
+    found = []
+    for hour, group in sorted(by_hour.items()):
+        last_change = max((hour + 1) * SECONDS_PER_HOUR, *(part.written_unix for part in group))
+        if last_change + after_seconds > now_unix:
+            found += _young_jobs(group)
+        elif len(group) > 1:
+            found.append(_job(group))
+    return found
+
+
+def _young_jobs(group: list[Part]) -> list[Job]:
+    """Neighbours of one level, small and many: only neighbours, for a name spans what it hides."""
+    in_order = sorted(group, key=lambda part: (part.name.first, part.name.last))
+    found = []
+    for (_, is_small), run in itertools.groupby(
+        in_order, key=lambda part: (part.name.level, part.size_bytes <= MAX_YOUNG_BYTES)
+    ):
+        members = list(run)
+        if is_small and len(members) >= FAN_IN:
+            found.append(_job(members))
+    return found
 
 
 def _job(found: list[Part]) -> Job:

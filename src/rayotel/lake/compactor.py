@@ -23,9 +23,12 @@ from rayotel.lake.compaction import Job
 from rayotel.lake.layout import Part
 from rayotel.lake.merge import merge
 from rayotel.lake.retention import Policies, Policy
-from rayotel.lake.storage import Storage
+from rayotel.lake.storage import Storage, side_by_side
+from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
 
 STOP_TIMEOUT_SECONDS = 60.0
+YOUNG_INTERVAL_SECONDS = 30.0
+YOUNG_HOURS = 2
 UNFINISHED_KEPT_SECONDS = 86_400.0  # whoever still writes is long done
 
 log = logging.getLogger(__name__)
@@ -40,12 +43,19 @@ class Tidied:
     rows: int = 0
     removed: int = 0
     expired: int = 0
+    damage: LakeError | None = None
+
+    def or_raise(self) -> Tidied:
+        """Itself, where no part was damaged."""
+        if self.damage is not None:
+            raise self.damage
+        return self
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When. `after_seconds`: how long an hour must be over; `grace_seconds`: how long covered
-    parts linger for questions that began before."""
+    """When. `after_seconds`: how long an hour must be over, and nothing come for it, before it is
+    merged whole; `grace_seconds`: how long covered parts linger for questions that began before."""
 
     after_seconds: float
     grace_seconds: float
@@ -68,12 +78,13 @@ class Compactor:
         is_stopping: Callable[[], bool] = bool,
         progress: Callable[[Job], object] = id,
     ) -> Tidied:
-        """One pass over all streams, or those named. Raises StorageError, LakeError, OSError."""
+        """One pass over all streams, or those named. Raises StorageError, LakeError, OSError.
+
+        An hour with a damaged part stops no other: its error is raised at the end.
+        """
         done = Tidied()
         with self._alone():
-            for item in self._storage.unfinished():
-                if item.written_unix < time.time() - UNFINISHED_KEPT_SECONDS:
-                    self._storage.delete(item.key)
+            self._remove_unfinished()
             for stream in catalog.streams(self._storage) if streams is None else streams:
                 now = time.time()
                 parts = self._kept(stream, now, done)
@@ -82,14 +93,48 @@ class Compactor:
                 ):
                     self._storage.delete(part.name.key)
                     done.removed += 1
-                for job in compaction.jobs(parts, receiver, now, self._schedule.after_seconds):
-                    if is_stopping():
-                        return done
-                    progress(job)
-                    done.rows += self._merge(job)
-                    done.hours += 1
-                    done.inputs += len(job.inputs)
-        return done
+                self._merge_all(self._jobs(parts, receiver), done, is_stopping, progress)
+                if is_stopping():
+                    break
+        return done.or_raise()
+
+    def run_young(self, receiver: str, *, is_stopping: Callable[[], bool] = bool) -> Tidied:
+        """The same for hours that still get points: only they are listed, and only merged."""
+        done = Tidied()
+        now = time.time_ns()
+        recent = TimeRange(now - YOUNG_HOURS * NANOSECONDS_PER_HOUR, now + NANOSECONDS_PER_HOUR)
+        with self._alone():
+            for stream in catalog.streams(self._storage):
+                parts = catalog.all_parts(self._storage, stream, recent)
+                self._merge_all(self._jobs(parts, receiver), done, is_stopping, id)
+        return done.or_raise()
+
+    def _jobs(self, parts: list[Part], receiver: str) -> list[Job]:
+        return compaction.jobs(parts, receiver, time.time(), self._schedule.after_seconds)
+
+    def _merge_all(
+        self,
+        jobs: list[Job],
+        done: Tidied,
+        is_stopping: Callable[[], bool],
+        progress: Callable[[Job], object],
+    ) -> None:
+        for job in jobs:
+            if is_stopping():
+                return
+            progress(job)
+            try:
+                done.rows += self._merge(job)
+            except LakeError as error:
+                done.damage = done.damage or error
+                continue
+            done.hours += 1
+            done.inputs += len(job.inputs)
+
+    def _remove_unfinished(self) -> None:
+        for item in self._storage.unfinished():
+            if item.written_unix < time.time() - UNFINISHED_KEPT_SECONDS:
+                self._storage.delete(item.key)
 
     def _kept(self, stream: str, now: float, done: Tidied) -> list[Part]:
         """Remove what the stream's policy no longer keeps; returns the other parts."""
@@ -123,11 +168,10 @@ class Compactor:
         shutil.rmtree(spill, ignore_errors=True)  # what a crash left
         spill.mkdir()
         try:
-            paths = []
-            for number, part in enumerate(job.inputs):
-                path = spill / f"input-{number:06d}.parquet"
-                self._storage.fetch(part.name.key, path)
-                paths.append(path)
+            paths = [spill / f"input-{number:06d}.parquet" for number in range(len(job.inputs))]
+            pairs = zip((part.name.key for part in job.inputs), paths, strict=True)
+            for _ in side_by_side(lambda pair: self._storage.fetch(*pair), pairs):
+                pass
             output = spill / "output.parquet"
             try:
                 rows = merge(paths, output, job.output.stream, spill)
@@ -170,9 +214,16 @@ class CompactorThread:
             self._thread.join(STOP_TIMEOUT_SECONDS)
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._interval_seconds):
+        due = time.monotonic() + self._interval_seconds
+        pause = min(self._interval_seconds, YOUNG_INTERVAL_SECONDS)
+        while not self._stopping.wait(pause):
             try:
-                self._done(self._compactor.run(self._receiver(), is_stopping=self._stopping.is_set))
+                if time.monotonic() < due:
+                    run = self._compactor.run_young
+                else:
+                    run = self._compactor.run
+                    due = time.monotonic() + self._interval_seconds
+                self._done(run(self._receiver(), is_stopping=self._stopping.is_set))
             except (StorageError, LakeError, DataDirectoryBusy, OSError) as error:
                 log.warning("compaction waits: %s", error)
             except Exception:

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rayotel.lake import repeats, schema
-from rayotel.lake.parts import MERGED, part_writer
+from rayotel.lake.parts import MERGED, ROW_GROUP_ROWS, part_writer
 from rayotel.lake.series import (
     POINT_COLUMNS,
     TEXT,
@@ -40,7 +40,6 @@ RUN_ROWS = 524_288
 RUN_POINT_BYTES = 48 << 20
 RUN_SERIES_BYTES = 48 << 20
 READ_ROWS = 32_768
-ROW_GROUP_ROWS = 131_072
 BLOCK_SERIES_BYTES = 24 << 20
 # the merge holds one batch of every run: small ones, for runs may be many
 SPILL_BATCH_ROWS = 1_024

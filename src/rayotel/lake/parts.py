@@ -1,8 +1,22 @@
-"""Parquet parts: how a table of rows becomes the bytes of a file, and what a footer tells.
+"""Parquet parts: how a table of rows becomes the bytes of a file.
 
-Text columns are dictionary-encoded; times are too, for a scrape has one time for all its points;
-values are plain doubles split by byte, which zstd then compresses best. Arrow's own schema is left
-out of the file: every reader sees plain Parquet types.
+All parts: text is dictionary-encoded, doubles are split by byte. A column that holds nothing gets
+no dictionary. Arrow's own schema is left out of the file: every reader sees plain Parquet types.
+
+A committed part is small and soon merged, so it is written for speed: snappy, because setting up
+zstd for each of 90 columns costs more than it saves, both when writing and when merging.
+
+A merged part is written for size, as measured by `benchmarks/storage.py` on values that vary:
+
+- zstd 9. Beyond it a few percent of the bytes cost twice the time.
+- One page per column and row group. zstd finds the times of one series again in the next of the same
+  target, and the worker ids of one metric in the next, but never across pages.
+- Times are plain. Their dictionary would be written once per row group, and is most of their bytes.
+- Counts of histograms are split by byte too; dictionaries of them are hardly ever used twice.
+- 262,144 rows a row group: what is written once per row group (footer, dictionaries, distinct times)
+  is halved against 131,072, and one metric of an hour is still a small part of a large hour.
+- Statistics of the metric's name and of everything but text. Rows are sorted by metric first, so
+  those of labels prune next to nothing, and cost a quarter of the time.
 """
 
 from __future__ import annotations
@@ -16,54 +30,76 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rayotel import __version__
-from rayotel.model import TimeRange
 
-ROW_GROUP_ROWS = 131_072
-_SPLIT_BY_BYTE = ("data_point_value", "data_point_sum", "data_point_min", "data_point_max")
+ROW_GROUP_ROWS = 262_144
+_DOUBLES = ("data_point_value", "data_point_sum", "data_point_min", "data_point_max")
+_COUNTS = ("data_point_count", "data_point_bucket_counts")
+_TIMES = ("time_unix_nano", "p_timestamp")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How columns become bytes. `held`: the columns that hold anything; None: not known."""
+    """How columns become bytes. `plain`: neither dictionary nor split.
 
-    compression: str = "snappy"
-    level: int | None = None
+    `held`: the columns that hold anything; None: not known.
+    """
+
+    compression: str
+    level: int | None
+    split_by_byte: tuple[str, ...]
+    plain: tuple[str, ...] = ()
+    page_bytes: int | None = None
+    page_rows: int | None = None
     held: frozenset[str] | None = None
 
     def holding(self, columns: Iterable[str]) -> Recipe:
         """The same for a part of which it is known which columns hold anything."""
         return replace(self, held=frozenset(columns))
 
+    def has_dictionary(self, column: str) -> bool:
+        """Whether a column is dictionary-encoded."""
+        is_held = self.held is None or column in self.held
+        return is_held and column not in self.split_by_byte and column not in self.plain
 
-COMMITTED = Recipe()
-MERGED = Recipe("zstd", 3)
+
+COMMITTED = Recipe("snappy", None, _DOUBLES)
+MERGED = Recipe("zstd", 9, (*_DOUBLES, *_COUNTS), _TIMES, page_bytes=1 << 26, page_rows=1 << 26)
 
 
 def to_parquet(table: pa.Table, stream: str) -> memoryview:
     """The bytes of a part. `table` has the columns of `schema.METRIC_COLUMNS`, then labels."""
     sink = pa.BufferOutputStream()
-    with part_writer(sink, table.schema, stream) as writer:
+    held = [
+        name
+        for name, column in zip(table.column_names, table.columns, strict=True)
+        if column.null_count < len(column)
+    ]
+    with part_writer(sink, table.schema, stream, COMMITTED.holding(held)) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
     return memoryview(sink.getvalue())
 
 
 @contextlib.contextmanager
 def part_writer(
-    where: Path | pa.NativeFile, columns: pa.Schema, stream: str, recipe: Recipe = COMMITTED
+    where: Path | pa.NativeFile, columns: pa.Schema, stream: str, recipe: Recipe
 ) -> Iterator[pq.ParquetWriter]:
     """A writer of a part, to a file or a buffer, with the encodings and marks of all parts."""
-    dictionary = [
-        name
-        for name in columns.names
-        if name not in _SPLIT_BY_BYTE and (recipe.held is None or name in recipe.held)
+    judged = [
+        field.name
+        for field in columns
+        if field.name == "metric_name" or not pa.types.is_dictionary(field.type)
     ]
+    split = [_leaf(columns.field(name)) for name in recipe.split_by_byte if name in columns.names]
     with pq.ParquetWriter(
         where,
         columns,
         compression=recipe.compression,
         compression_level=recipe.level,
-        use_dictionary=dictionary,
-        use_byte_stream_split=list(_SPLIT_BY_BYTE),
+        use_dictionary=[name for name in columns.names if recipe.has_dictionary(name)],
+        use_byte_stream_split=split,
+        write_statistics=judged,
+        data_page_size=recipe.page_bytes,
+        max_rows_per_page=recipe.page_rows,
         store_schema=False,
         version="2.6",
         write_page_checksum=True,
@@ -73,58 +109,6 @@ def part_writer(
         writer.add_key_value_metadata({"rayotel.version": __version__, "rayotel.stream": stream})
 
 
-@dataclass(frozen=True, slots=True)
-class Footer:
-    """What the end of a part tells of the whole. Times are event times, None where not told."""
-
-    rows: int
-    first_unix_nano: int | None
-    last_unix_nano: int | None
-    schema: pa.Schema
-
-    def touches(self, range_: TimeRange) -> bool:
-        """Whether the part can have rows of a range."""
-        if self.first_unix_nano is None or self.last_unix_nano is None:
-            return self.rows > 0
-        starts_in_time = range_.end is None or self.first_unix_nano < range_.end
-        # questions compare in whole microseconds
-        return starts_in_time and (
-            range_.start is None or self.last_unix_nano >= range_.start - 1000
-        )
-
-    def is_within(self, range_: TimeRange) -> bool:
-        """Whether all of its rows are in a range."""
-        if range_.start is None and range_.end is None:
-            return True
-        if self.first_unix_nano is None or self.last_unix_nano is None:
-            return self.rows == 0
-        starts_in_time = range_.start is None or self.first_unix_nano >= range_.start
-        return starts_in_time and (range_.end is None or self.last_unix_nano < range_.end)
-
-
-def footer_bytes(end: bytes) -> int:
-    """How many bytes at the end of a file are its footer, as its last eight bytes say."""
-    if end[-4:] != b"PAR1":
-        raise ValueError("it does not end as Parquet does")
-    return int.from_bytes(end[-8:-4], "little") + 8
-
-
-def read_footer(end: bytes) -> Footer:
-    """The footer from the last bytes of a part. Raises ValueError for what is no Parquet."""
-    try:
-        metadata = pq.read_metadata(pa.BufferReader(end))
-        schema = metadata.schema.to_arrow_schema()
-        first, last = _event_times(metadata)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(str(error).partition("\n")[0]) from None
-    return Footer(metadata.num_rows, first, last, schema.remove_metadata())
-
-
-def _event_times(metadata: pq.FileMetaData) -> tuple[int | None, int | None]:
-    """The first and last event time by the statistics; None where a row group has none."""
-    place = metadata.schema.names.index("time_unix_nano")
-    groups = range(metadata.num_row_groups)
-    found = [metadata.row_group(group).column(place).statistics for group in groups]
-    if not found or any(one is None or not one.has_min_max for one in found):
-        return None, None
-    return min(one.min_raw for one in found), max(one.max_raw for one in found)
+def _leaf(field: pa.Field) -> str:
+    """The name that Parquet gives to the values of a column."""
+    return f"{field.name}.list.element" if pa.types.is_list(field.type) else str(field.name)

@@ -1,24 +1,30 @@
 """From decoded batches to Arrow tables, one per hour of event time.
 
 Everything is done by columns. What is constant in a series is looked up once per series and spread
-over its points by taking from a table of series; Python touches no single point here.
+over its rows by taking from a table of series; Python touches no single point here. Rows are sorted
+by metric, series and time, so that equal texts stand together.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rayotel.lake import schema
-from rayotel.model import NANOSECONDS_PER_HOUR, Arrival, MetricBatch, Points, Series
+from rayotel.model import NANOSECONDS_PER_HOUR, Arrival, Lists, MetricBatch, Points, Series
+
+if TYPE_CHECKING:
+    from rayotel.model import Column
 
 Ints = npt.NDArray[np.int64]
+Indexes = npt.NDArray[np.int32]
 
 _PER_SERIES = (
     "metric_name", "metric_type", "metric_unit", "metric_description", "metric_metadata",
@@ -49,132 +55,254 @@ class LabelColumns:
         return True
 
 
-@dataclass(slots=True)
-class _Chunk:
-    """The points of one kind in one request, with indexes that hold for the whole table."""
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """All points of a commit by columns, in order of their kind, then of arrival."""
 
-    points: Points
-    request: int
-    series: Ints
+    chunks: list[Points]
+    request: Indexes
+    series: Indexes
     time: Ints
 
 
 def tables_by_hour(batches: Sequence[MetricBatch], labels: LabelColumns) -> dict[int, pa.Table]:
     """Tables of all points of `batches`, which are of one stream, by hour since 1970.
 
-    Rows keep the order of arrival within a kind of metric. Deterministic: the same batches and the
-    same label columns give the same tables.
+    Rows are sorted by metric, series and time. Deterministic: the same batches and the same label
+    columns give the same tables.
     """
-    positions: dict[Series, int] = {}
-    chunks: list[_Chunk] = []
-    for number, batch in enumerate(batches):
-        spread = np.array(
-            [positions.setdefault(one, len(positions)) for one in batch.series], dtype=np.int64
-        )
-        for points in batch.kinds.values():
-            index = np.array(points.series, dtype=np.int64)
-            time = np.array(points.time, dtype=np.int64)
-            chunks.append(_Chunk(points, number, spread[index], time))
-    series = list(positions)
+    rows, series = _rows(batches)
+    if not len(rows.time):
+        return {}
     arrivals = [batch.arrival for batch in batches]
-    pieces: dict[int, list[tuple[_Chunk, Ints | None]]] = {}
-    for chunk in chunks:
-        hours = chunk.time // NANOSECONDS_PER_HOUR
-        present = np.unique(hours)
-        for hour in present:
-            rows = None if len(present) == 1 else np.flatnonzero(hours == hour)
-            pieces.setdefault(int(hour), []).append((chunk, rows))
-    return {hour: _table(pieces[hour], series, arrivals, labels) for hour in sorted(pieces)}
+    hours = rows.time // NANOSECONDS_PER_HOUR
+    first, last = int(hours.min()), int(hours.max())
+    found = {}
+    for hour in [first] if first == last else np.unique(hours).tolist():
+        chosen = None if first == last else np.flatnonzero(hours == hour)
+        found[int(hour)] = _table(rows, chosen, series, arrivals, labels)
+    return found
+
+
+def _rows(batches: Sequence[MetricBatch]) -> tuple[_Rows, list[Series]]:
+    """The points of all batches, with indexes that hold for all of them; the distinct series."""
+    positions: dict[Series, int] = {}
+    # batches that were read by one template share their series
+    shared: dict[int, Indexes] = {}
+    found: list[tuple[int, Points, Indexes]] = []
+    for number, batch in enumerate(batches):
+        spread = shared.get(id(batch.series))
+        if spread is None:
+            spread = shared[id(batch.series)] = np.array(
+                [positions.setdefault(one, len(positions)) for one in batch.series], np.int32
+            )
+        found += [(number, points, spread) for points in batch.chunks]
+    # points of one kind one after another: a series is of one kind, so its points keep their order
+    found.sort(key=lambda one: one[1].kind)
+    chunks = [points for _, points, _ in found]
+    numbers = np.array([number for number, _, _ in found], np.int32)
+    none = np.empty(0, np.int32)
+    rows = _Rows(
+        chunks,
+        np.repeat(numbers, [len(points) for points in chunks]),
+        np.concatenate([none, *(spread[points.series] for _, points, spread in found)]),
+        np.concatenate([none.astype(np.int64), *(points.time for points in chunks)]),
+    )
+    return rows, list(positions)
 
 
 def _table(
-    pieces: list[tuple[_Chunk, Ints | None]],
+    rows: _Rows,
+    chosen: Ints | None,
     series: list[Series],
     arrivals: list[Arrival],
     labels: LabelColumns,
 ) -> pa.Table:
-    tables = [_points_table(chunk, rows) for chunk, rows in pieces]
-    points = pa.concat_tables(tables, promote_options="default").combine_chunks()
-    request = points.column("request").to_numpy()
-    used, index = np.unique(points.column("series").to_numpy(), return_inverse=True)
-    chosen = [series[i] for i in used]
-    columns: dict[str, pa.Array] = {}
-    columns.update(_request_columns(arrivals, request))
-    columns.update(_series_columns(chosen, index))
-    by_label, overflow = _label_columns(chosen, labels)
-    columns[schema.OVERFLOW] = _spread(overflow, index)
-    for name in points.column_names:
-        if name not in ("request", "series"):
-            columns[name] = points.column(name).combine_chunks()
+    """The rows at `chosen` (None: all) as a table."""
+    of_series = rows.series if chosen is None else rows.series[chosen]
+    used, place = _ranked(series, of_series)
+    time = rows.time if chosen is None else rows.time[chosen]
+    order = _order(place, time)
+    place = place[order]
+    order = order if chosen is None else chosen[order]
+    columns: dict[str, pa.Array] = {
+        "time_unix_nano": pa.array(rows.time[order]).view(schema.TIMESTAMP)
+    }
+    columns.update(_request_columns(arrivals, rows.request[order]))
+    columns.update(_point_columns(rows, pa.array(order)))
+    columns.update(_series_columns(used, place))
+    by_label, overflow = _label_columns(used, labels)
+    columns[schema.OVERFLOW] = _spread(overflow, place)
     arrays, names = [], []
     for fixed in schema.METRIC_COLUMNS:
         array = columns.get(fixed.name)
-        arrays.append(pa.nulls(len(index), fixed.type) if array is None else array)
+        arrays.append(pa.nulls(len(place), fixed.type) if array is None else array)
         names.append(fixed.name)
     for name in sorted(by_label):
-        arrays.append(_spread(by_label[name], index))
+        arrays.append(_spread(by_label[name], place))
         names.append(name)
     return pa.table(arrays, names=names)
 
 
-def _points_table(chunk: _Chunk, rows: Ints | None) -> pa.Table:
-    """What differs from point to point, of one kind and one request."""
-    points = chunk.points
-    start = np.array(points.start, dtype=np.int64)
-    arrays: dict[str, pa.Array] = {
-        "request": pa.array(np.full(len(points), chunk.request, dtype=np.int64)),
-        "series": pa.array(chunk.series),
-        "time_unix_nano": pa.array(chunk.time).cast(schema.TIMESTAMP),
-        "start_time_unix_nano": pa.array(start, mask=start == 0).cast(schema.TIMESTAMP),
-        "data_point_flags": pa.array(points.flags, pa.int64()),
-    }
-    for name, values in points.values.items():
-        arrays[name] = pa.array(values, schema.METRIC_TYPES[name])
-    table = pa.table(arrays)
-    return table if rows is None else table.take(pa.array(rows))
+_Pairs = tuple[tuple[str, str], ...]
+_Key = tuple[_Pairs, str, _Pairs, int]
 
 
-def _request_columns(arrivals: list[Arrival], request: Ints) -> dict[str, pa.Array]:
-    received = pa.array([a.received_unix_nano for a in arrivals], pa.int64())
+def _ranked(series: list[Series], of_rows: Indexes) -> tuple[list[Series], Indexes]:
+    """The series that rows have, by metric and labels; and per row the place of its own.
+
+    Series of equal content that were made twice become one.
+    """
+    is_used = np.zeros(len(series), np.bool_)
+    is_used[of_rows] = True
+    fixed: dict[int, str] = {}
+    by_metric: dict[str, list[_Key]] = {}
+    for position in np.flatnonzero(is_used).tolist():
+        one = series[position]
+        rest = fixed.get(id(one.fixed))
+        if rest is None:
+            rest = fixed[id(one.fixed)] = repr(one.fixed)
+        key = (one.labels, rest, one.spare, position)
+        by_metric.setdefault(str(one.fixed["metric_name"]), []).append(key)
+    place = np.empty(len(series), np.int32)
+    used: list[Series] = []
+    # a sort keeps all other threads waiting: many short ones instead of a long one
+    for _, keys in sorted(by_metric.items()):
+        keys.sort()
+        last = None
+        for labels, rest, spare, position in keys:
+            if (labels, rest, spare) != last:
+                used.append(series[position])
+                last = (labels, rest, spare)
+            place[position] = len(used) - 1
+    return used, place[of_rows]
+
+
+def _order(place: Indexes, time: Ints) -> Ints:
+    """Rows by series, then time, then arrival."""
+    # small integers are sorted by radix
+    narrow = place.astype(np.uint16) if not len(place) or place.max() < 2**16 else place
+    order = np.argsort(narrow, kind="stable")
+    by_series, by_time = place[order], time[order]
+    if ((np.diff(by_time) < 0) & (np.diff(by_series) == 0)).any():
+        return np.lexsort((time, place))
+    return order
+
+
+def _point_columns(rows: _Rows, order: pa.Array) -> dict[str, pa.Array]:
+    """What differs from point to point, apart from its time."""
+    columns: dict[str, pa.Array] = {}
+    if any(points.start is not None for points in rows.chunks):
+        start = np.concatenate([_or_zeros(one.start, len(one)) for one in rows.chunks])
+        columns["start_time_unix_nano"] = (
+            pa.array(start, mask=start == 0).view(schema.TIMESTAMP).take(order)
+        )
+    flags = np.concatenate([_or_zeros(one.flags, len(one)) for one in rows.chunks])
+    columns["data_point_flags"] = pa.array(flags).take(order)
+    names = {name: None for points in rows.chunks for name in points.values}
+    kinds = [list(same) for _, same in itertools.groupby(rows.chunks, key=_kind)]
+    for name in names:
+        pieces = [_column(name, chunks) for chunks in kinds]
+        columns[name] = pa.concat_arrays(pieces).take(order)
+    return columns
+
+
+def _kind(points: Points) -> str:
+    return points.kind
+
+
+def _column(name: str, chunks: Sequence[Points]) -> pa.Array:
+    """A column of all points of one kind."""
+    kind = schema.METRIC_TYPES[name]
+    found = [points.values.get(name) for points in chunks]
+    if all(one is None for one in found):
+        return pa.nulls(sum(map(len, chunks)), kind)
+    plain = [one for one in found if isinstance(one, np.ndarray)]
+    if len(plain) == len(found):
+        return pa.array(np.concatenate(plain), kind)
+    lists = [one for one in found if isinstance(one, Lists)]
+    if len(lists) == len(found):
+        return _list_array(lists)
+    return pa.concat_arrays(
+        [_arrow(one, len(points), kind) for one, points in zip(found, chunks, strict=True)]
+    )
+
+
+def _arrow(column: Column | None, length: int, kind: pa.DataType) -> pa.Array:
+    if column is None:
+        return pa.nulls(length, kind)
+    if isinstance(column, Lists):
+        return _list_array([column])
+    return pa.array(column, kind) if isinstance(column, np.ndarray) else column
+
+
+def _list_array(columns: Sequence[Lists]) -> pa.Array:
+    lengths = np.concatenate([one.lengths for one in columns])
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    members = np.concatenate([one.members for one in columns])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(members))
+
+
+def _or_zeros(found: Ints | None, length: int) -> Ints:
+    return np.zeros(length, np.int64) if found is None else found
+
+
+def _request_columns(arrivals: list[Arrival], request: Indexes) -> dict[str, pa.Array]:
+    received = np.array([one.received_unix_nano for one in arrivals], np.int64)
     return {
-        "p_timestamp": received.take(pa.array(request)).cast(schema.TIMESTAMP),
-        "p_src_ip": _spread([a.source_ip for a in arrivals], request),
-        "p_user_agent": _spread([a.user_agent for a in arrivals], request),
+        "p_timestamp": pa.array(received[request]).view(schema.TIMESTAMP),
+        "p_src_ip": _spread([one.source_ip for one in arrivals], request),
+        "p_user_agent": _spread([one.user_agent for one in arrivals], request),
     }
 
 
-def _series_columns(chosen: list[Series], index: Ints) -> dict[str, pa.Array]:
-    take = pa.array(index)
-    ids = pa.array([one.series_id for one in chosen], pa.int64())
-    columns = {"series_id": ids.take(take)}
+def _series_columns(used: list[Series], place: Indexes) -> dict[str, pa.Array]:
+    ids = np.array([one.series_id for one in used], np.int64)
+    columns = {"series_id": pa.array(ids[place])}
+    # series of one metric share what is fixed
+    metrics: dict[int, int] = {}
+    distinct: list[Mapping[str, str | bool | int | None]] = []
+    of_series = np.empty(len(used), np.int32)
+    for position, one in enumerate(used):
+        number = metrics.setdefault(id(one.fixed), len(distinct))
+        if number == len(distinct):
+            distinct.append(one.fixed)
+        of_series[position] = number
+    metric = of_series[place]
     for name in _PER_SERIES:
-        values = [one.fixed.get(name) for one in chosen]
+        values = [fixed.get(name) for fixed in distinct]
+        if all(value is None for value in values):
+            continue
         kind = schema.METRIC_TYPES[name]
         if pa.types.is_string(kind):
-            columns[name] = _spread(values, index)
+            columns[name] = _spread(values, metric)
         else:
-            columns[name] = pa.array(values, kind).take(take)
+            columns[name] = pa.array(values, kind).take(pa.array(metric))
     return columns
 
 
 def _label_columns(
-    chosen: list[Series], labels: LabelColumns
+    used: list[Series], labels: LabelColumns
 ) -> tuple[dict[str, list[str | None]], list[str | None]]:
     """Label columns with a value per series, and the overflow of each series as JSON."""
     spelling: dict[str, str] = {}
-    for column in sorted({column for one in chosen for column, _ in one.labels}):
+    for column in sorted({column for one in used for column, _ in one.labels}):
         if labels.admit(column):
             spelling.setdefault(column.lower(), column)
-    values: dict[str, list[str | None]] = {name: [None] * len(chosen) for name in spelling.values()}
-    overflow: list[str | None] = [None] * len(chosen)
-    for position, one in enumerate(chosen):
+    values: dict[str, list[str | None]] = {name: [None] * len(used) for name in spelling.values()}
+    overflow: list[str | None] = [None] * len(used)
+    for position, one in enumerate(used):
         demoted = []
         for column, text in one.labels:
+            found = values.get(column)
+            if found is not None:
+                found[position] = text
+                continue
             name = spelling.get(column.lower())
             if name is not None:
                 values[name][position] = text
-            if name != column:
-                demoted.append((column, text))
+            demoted.append((column, text))
         # of one label sent twice, the value that could have had the column was sent first
         if demoted or one.spare:
             overflow[position] = _overflow_text([*demoted, *one.spare])
@@ -189,8 +317,18 @@ def _overflow_text(pairs: Iterable[tuple[str, str]]) -> str:
     return json.dumps(flat, ensure_ascii=False, sort_keys=True)
 
 
-def _spread(values: Sequence[object], index: Ints) -> pa.Array:
+def _spread(values: Sequence[object], index: Indexes) -> pa.Array:
     """Text per series (or request) to text per row, each distinct text kept once."""
     encoded = pa.array(values, pa.string()).dictionary_encode()
-    codes = pc.take(encoded.indices, pa.array(index))
-    return pa.DictionaryArray.from_arrays(codes, encoded.dictionary)
+    # the narrowest codes that hold all texts: a commit has a code per row and label column
+    narrow = np.dtype(np.int8 if len(encoded.dictionary) < 2**7 else np.int32)
+    if len(encoded.dictionary) in range(2**7, 2**15):
+        narrow = np.dtype(np.int16)
+    codes = encoded.indices.fill_null(0).to_numpy().astype(narrow)[index]
+    bitmap = None
+    if encoded.indices.null_count:
+        is_valid = encoded.indices.is_valid().to_numpy(zero_copy_only=False)
+        bitmap = pa.py_buffer(np.packbits(is_valid[index], bitorder="little"))
+    buffers = [bitmap, pa.py_buffer(codes)]
+    spread = pa.Array.from_buffers(pa.from_numpy_dtype(narrow), len(index), buffers)
+    return pa.DictionaryArray.from_arrays(spread, encoded.dictionary)

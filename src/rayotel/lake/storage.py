@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -126,6 +125,8 @@ def side_by_side(ask: Callable[[Asked], Answer], items: Iterable[Asked]) -> Iter
 
     A bucket answers after a wait, which many requests can share.
     """
+    from concurrent.futures import ThreadPoolExecutor  # most questions need no request of many
+
     with ThreadPoolExecutor(MAX_PARALLEL_REQUESTS, thread_name_prefix="storage") as pool:
         try:
             yield from pool.map(ask, items)

@@ -18,8 +18,6 @@ from decimal import Decimal
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 MAX_TABLE_ROWS = 10_000
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
@@ -99,7 +97,7 @@ def _values(column: pa.Array) -> list[Any]:
             return _moments(column)
     if pa.types.is_list(kind):
         items = iter(_values(column.flatten()))
-        lengths = pc.list_value_length(column).to_pylist()
+        lengths = column.value_lengths().to_pylist()
         return [None if n is None else [next(items) for _ in range(n)] for n in lengths]
     if pa.types.is_struct(kind):
         names = [field.name for field in kind]
@@ -223,6 +221,8 @@ def _markdown_line(cells: list[str]) -> bytes:
 
 def write_parquet(schema: pa.Schema, batches: Batches, out: IO[bytes]) -> None:
     """One Parquet file, zstd; intervals, which Parquet has no use for, as text."""
+    import pyarrow.parquet as pq  # takes long to import, and only this format needs it
+
     target = pa.schema([(one.name, _without_intervals(one.type)) for one in schema])
     with pq.ParquetWriter(out, target, compression="zstd") as writer:
         for batch in batches:

@@ -13,7 +13,7 @@ from rayotel.errors import QueryError
 from rayotel.lake import cache as caching
 from rayotel.lake import catalog
 from rayotel.lake.cache import Cache
-from rayotel.lake.parts import Footer
+from rayotel.lake.footers import Footer
 from rayotel.lake.schema import origin
 from rayotel.lake.storage import Storage, side_by_side
 from rayotel.model import NANOSECONDS_PER_SECOND, TimeRange

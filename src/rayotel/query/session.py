@@ -176,6 +176,8 @@ class Session:
             "temp_directory": self._spill_directory,
             "max_temp_directory_size": f"{limits.memory_bytes * MAX_SPILL_TIMES_MEMORY}B",
             "python_enable_replacements": "false",
+            # a question may name a stream several times, and parts never change
+            "parquet_metadata_cache": "true",
         }
         if limits.threads:
             settings["threads"] = str(limits.threads)

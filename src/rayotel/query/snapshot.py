@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from rayotel.lake import cache, catalog
 from rayotel.lake.cache import Cache
+from rayotel.lake.footers import Footer
 from rayotel.lake.layout import Part
-from rayotel.lake.parts import Footer
 from rayotel.lake.storage import Storage
 from rayotel.model import TimeRange
 from rayotel.query import views

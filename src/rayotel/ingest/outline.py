@@ -1,0 +1,215 @@
+"""Where things stand in the bytes of an OTLP metrics request, found without parsing its values.
+
+Only the form that every OTLP library writes is understood: fields in ascending order, each at most
+once unless repeated, data points before what else a metric's data holds, and no field that is not
+named here. Anything else is `Irregular` and is left to the full decode. So what these functions
+find is what protobuf itself would read, and other bytes that differ from these in nothing but
+the contents of fixed64 fields have the same outline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_LEAST_POINT_BYTES = 9  # a time: its tag and eight bytes
+# of a body, and of a metric: a walk must not cost more memory than the full decode
+_MAX_MEMBERS = 50_000
+_MAX_POINTS = 32_768
+
+
+class Irregular(ValueError):
+    """Bytes that must be decoded in full."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeOutline:
+    """One ScopeMetrics: `key` is all that stands around its metrics, `metrics` their places."""
+
+    key: tuple[bytes, bytes, bytes, bytes]
+    metrics: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricOutline:
+    """A metric: `key` is all of it but its points (`data` their field), `points` their places."""
+
+    key: bytes
+    data: int
+    points: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class PointOutline:
+    """Places of a point's fixed64 values by tag, of its packed lists and of its attributes."""
+
+    fixed: dict[int, int]
+    packed: dict[int, tuple[int, int]]
+    attributes: tuple[int, int]
+    flags: int
+
+
+def length_at(raw: bytes, position: int) -> tuple[int, int]:
+    """A varint of at most four bytes, and the position after it."""
+    value = raw[position]
+    if value < 0x80:
+        return value, position + 1
+    value &= 0x7F
+    for shift in (7, 14, 21):
+        position += 1
+        byte = raw[position]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position + 1
+    raise Irregular
+
+
+def _field(raw: bytes, position: int, end: int) -> tuple[int, int, int]:
+    """Tag, start and end of a length-delimited field at `position`."""
+    tag = raw[position]
+    if tag & 0x87 != 2:
+        raise Irregular
+    size, start = length_at(raw, position + 1)
+    if start + size > end:
+        raise Irregular
+    return tag, start, start + size
+
+
+def scopes_of(body: bytes) -> list[ScopeOutline]:
+    """The scopes of a request in order. Raises Irregular."""
+    found: list[ScopeOutline] = []
+    position = members = 0
+    try:
+        while position < len(body):
+            tag, start, position = _field(body, position, len(body))
+            if tag != 0x0A:
+                raise Irregular
+            resource, scopes, url = _around(body, start, position)
+            if not scopes:
+                raise Irregular
+            for first, last in scopes:
+                scope, metrics, scope_url = _around(body, first, last)
+                members += 1 + len(metrics)
+                if members > _MAX_MEMBERS:
+                    raise Irregular
+                found.append(ScopeOutline((resource, url, scope, scope_url), metrics))
+    except IndexError:
+        raise Irregular from None
+    return found
+
+
+def _around(raw: bytes, position: int, end: int) -> tuple[bytes, list[tuple[int, int]], bytes]:
+    """Of a ResourceMetrics or ScopeMetrics: its head and URL with their tags, its members."""
+    head = url = b""
+    members: list[tuple[int, int]] = []
+    last = 0
+    while position < end:
+        tag, start, after = _field(raw, position, end)
+        if tag == 0x12 and last <= 0x12 and len(members) < _MAX_MEMBERS:
+            members.append((start, after))
+        elif tag == 0x0A and last == 0:
+            head = raw[position:after]
+        elif tag == 0x1A and last < 0x1A:
+            url = raw[position:after]
+        else:
+            raise Irregular
+        last, position = tag, after
+    return head, members, url
+
+
+GAUGE, SUM, HISTOGRAM = 0x2A, 0x3A, 0x4A
+_TEXTS = b"\x0a\x12\x1a"  # name, description, unit
+_TAIL_TAGS = {GAUGE: b"", SUM: b"\x10\x18", HISTOGRAM: b"\x10"}
+
+
+def metric_outline(raw: bytes) -> MetricOutline:
+    """A gauge, sum or histogram. Raises Irregular for everything else."""
+    try:
+        position, last, end = 0, 0, len(raw)
+        while True:
+            tag, start, after = _field(raw, position, end)
+            if tag <= last:
+                raise Irregular
+            if tag in _TAIL_TAGS:
+                break
+            if tag not in _TEXTS:
+                raise Irregular
+            last, position = tag, after
+        if after != end:
+            raise Irregular  # metadata
+        head = raw[: position + 1]
+        points: list[tuple[int, int]] = []
+        position = start
+        while position < end and raw[position] == 0x0A:
+            size = raw[position + 1]
+            if size < 0x80:
+                position += 2
+            else:
+                size, position = length_at(raw, position + 1)
+            if size < _LEAST_POINT_BYTES or len(points) >= _MAX_POINTS:
+                raise Irregular
+            points.append((position, position + size))
+            position += size
+        if position > end:
+            raise Irregular
+        return MetricOutline(head + _tail(raw, position, _TAIL_TAGS[tag]), tag, points)
+    except IndexError:
+        raise Irregular from None
+
+
+def _tail(raw: bytes, position: int, tags: bytes) -> bytes:
+    """What stands behind the points: small enums and booleans."""
+    tail = raw[position:]
+    if len(tail) % 2 or any(byte >= 0x80 for byte in tail):
+        raise Irregular
+    last = 0
+    for tag in tail[::2]:
+        if tag not in tags or tag <= last:
+            raise Irregular
+        last = tag
+    return tail
+
+
+_FIXED = {GAUGE: b"\x11\x19\x21\x31", HISTOGRAM: b"\x11\x19\x21\x29\x59\x61"}
+_PACKED = {GAUGE: b"", HISTOGRAM: b"\x32\x3a"}
+_ATTRIBUTES = {GAUGE: 0x3A, HISTOGRAM: 0x4A}
+_FLAGS = {GAUGE: 0x40, HISTOGRAM: 0x50}
+
+
+def point_outline(raw: bytes, position: int, end: int, data: int) -> PointOutline:
+    """A NumberDataPoint (of GAUGE) or HistogramDataPoint. Raises Irregular or IndexError."""
+    fixed: dict[int, int] = {}
+    packed: dict[int, tuple[int, int]] = {}
+    first = last_attribute = flags = last = 0
+    attribute = _ATTRIBUTES[data]
+    while position < end:
+        tag = raw[position]
+        if tag < last or (tag == last and tag != attribute):
+            raise Irregular
+        if tag == attribute:
+            _, _, after = _field(raw, position, end)
+            first, last_attribute = first or position, after
+        elif tag in _FIXED[data]:
+            fixed[tag] = position + 1
+            after = position + 9
+        elif tag in _PACKED[data]:
+            _, start, after = _field(raw, position, end)
+            if (after - start) % 8:
+                raise Irregular
+            packed[tag] = (start, after)
+        elif tag == _FLAGS[data]:
+            flags, after = length_at(raw, position + 1)
+        else:
+            raise Irregular
+        last, position = tag, after
+    if position != end:
+        raise Irregular
+    return PointOutline(fixed, packed, (first, last_attribute), flags)
+
+
+def attributes_of(raw: bytes, position: int, end: int) -> tuple[bytes, ...]:
+    """The serialized attributes between these places, which `point_outline` found."""
+    found = []
+    while position < end:
+        _, start, position = _field(raw, position, end)
+        found.append(raw[start:position])
+    return tuple(found)

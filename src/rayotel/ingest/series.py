@@ -1,0 +1,214 @@
+"""Series: everything about a point that its numbers are not, made once and remembered.
+
+What a decoder remembers is ordered as requests are: a `Context` is a stream with the sender's
+headers, resource and scope; a `Head` is a metric of it; a head knows its series by their serialized
+attributes. Everything is compared as the bytes or values it is, and counted in an `Account`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rayotel.ingest import wire
+from rayotel.ingest.attributes import attribute_text, attributes_json, json_text, text_of
+from rayotel.lake.schema import header_column, label_column
+from rayotel.model import Arrival, Series
+
+# measured: a series with nine labels, its key and its places in dictionaries
+SERIES_BYTES = 400
+LABEL_BYTES = 400
+HEAD_BYTES = 3000
+_TEMPORALITIES = {0: "unspecified", 1: "delta", 2: "cumulative"}
+
+Attributes = tuple[bytes, ...]
+Fixed = dict[str, str | bool | int | None]
+
+
+class Account:
+    """About how many bytes are remembered. Threads may lose a count to each other, now and then."""
+
+    __slots__ = ("size_bytes",)
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+
+
+class Label:
+    """A column and its text, and what is computed from them once."""
+
+    __slots__ = ("folded", "framed", "pair")
+
+    def __init__(self, column: str, text: str) -> None:
+        self.pair = (column, text)
+        self.folded = column.lower()
+        self.framed = _framed(column) + _framed(text)
+
+
+class Labels:
+    """Labels of point attributes by the attribute's bytes: few are ever different."""
+
+    def __init__(self, account: Account) -> None:
+        self._known: dict[bytes, Label | None] = {}
+        self._account = account
+
+    def of(self, attribute: bytes) -> Label | None:
+        """The label of a serialized KeyValue; None where it has no value."""
+        if attribute in self._known:
+            return self._known[attribute]
+        one = wire.parse_key_value(attribute)
+        text = attribute_text(one.value)
+        label = None if text is None else Label(label_column("metric_", text_of(one.key)), text)
+        self._known[attribute] = label
+        # serialized, as text and framed, in up to four bytes a character
+        self._account.size_bytes += LABEL_BYTES + 6 * len(attribute)
+        return label
+
+
+class Head:
+    """A metric without its points: what its series have in common, and those that are known.
+
+    `known`: by the attributes as a tuple, or as the bytes of all of them with their tags.
+    """
+
+    __slots__ = ("_account", "_framed", "_labels", "_outer", "data", "fixed", "known")
+
+    def __init__(
+        self, data: str, fixed: Fixed, context: Context, labels: Labels, account: Account
+    ) -> None:
+        self.data = data
+        self.fixed = fixed
+        self.known: dict[bytes | Attributes, Series] = {}
+        self._outer = context.outer
+        self._labels = labels
+        self._account = account
+        account.size_bytes += HEAD_BYTES + 4 * sum(len(str(value)) for value in fixed.values())
+        names = (context.stream, fixed["metric_name"], fixed["scope_name"], fixed["scope_version"])
+        self._framed = b"".join(_framed(str(name or "")) for name in names)
+
+    def series(self, attributes: Attributes, key: bytes | Attributes) -> Series:
+        """The series that these serialized attributes make, remembered under `key`."""
+        found = [*self._outer]
+        for raw in attributes:
+            label = self._labels.of(raw)
+            if label is not None:
+                found.append(label)
+        # ASCII order decides among names that differ only in case; sort is stable for the rest
+        found.sort(key=_column)
+        first: dict[str, Label] = {}
+        spare: list[tuple[str, str]] = []
+        for label in found:
+            if label.folded in first:
+                spare.append(label.pair)
+            else:
+                first[label.folded] = label
+        pairs = tuple(label.pair for label in first.values())
+        if spare:
+            found.sort(key=_pair)
+        # first 64 bits of BLAKE2b over stream, metric, scope and labels, each length-prefixed
+        digest = hashlib.blake2b(self._framed, digest_size=8)
+        digest.update(b"".join([label.framed for label in found]))
+        identity = int.from_bytes(digest.digest(), "little", signed=True)
+        one = self.known[key] = Series(identity, self.fixed, pairs, tuple(spare))
+        self._account.size_bytes += SERIES_BYTES + sum(map(len, attributes))
+        return one
+
+
+def _column(label: Label) -> str:
+    return label.pair[0]
+
+
+def _pair(label: Label) -> tuple[str, str]:
+    return label.pair
+
+
+def _framed(text: str) -> bytes:
+    raw = text.encode("utf-8", "surrogatepass")
+    return len(raw).to_bytes(4, "little") + raw
+
+
+class Context:
+    """What stream, headers, resource and scope give to each of their points."""
+
+    def __init__(
+        self,
+        arrival: Arrival,
+        resource_metrics: Any,
+        scope_metrics: Any,
+        labels: Labels,
+        account: Account,
+    ) -> None:
+        resource, scope = resource_metrics.resource, scope_metrics.scope
+        self.stream = arrival.stream
+        self._fixed: Fixed = {**_about_resource(resource_metrics), **_about_scope(scope_metrics)}
+        self.outer = [
+            *(Label(header_column(name), value) for name, value in arrival.header_columns),
+            *_outer_labels("resource_", resource.attributes),
+            *_outer_labels("scope_", scope.attributes),
+        ]
+        self.heads: dict[object, Head] = {}
+        self._labels = labels
+        self._account = account
+        account.size_bytes += HEAD_BYTES + 6 * sum(len(label.framed) for label in self.outer)
+
+    def head(self, metric: Any) -> Head:
+        """A metric of this context, parsed; `metric` has a data field that is set."""
+        data = metric.WhichOneof("data")
+        body = getattr(metric, data)
+        temporality = None
+        if data not in ("gauge", "summary"):
+            number = body.aggregation_temporality
+            temporality = _TEMPORALITIES.get(number, str(number))
+        fixed: Fixed = {
+            "metric_name": text_of(metric.name),
+            "metric_type": data,
+            "metric_unit": text_of(metric.unit) or None,
+            "metric_description": text_of(metric.description) or None,
+            "metric_metadata": attributes_json(metric.metadata),
+            "aggregation_temporality": temporality,
+            "is_monotonic": body.is_monotonic if data == "sum" else None,
+            **self._fixed,
+        }
+        key = tuple(fixed.values())
+        found = self.heads.get(key)
+        if found is None:
+            found = Head(data, fixed, self, self._labels, self._account)
+            self.heads[key] = found
+        return found
+
+
+def _outer_labels(prefix: str, attributes: Iterable[Any]) -> list[Label]:
+    return [
+        Label(label_column(prefix, text_of(one.key)), text)
+        for one in attributes
+        if (text := attribute_text(one.value)) is not None
+    ]
+
+
+def _about_resource(resource_metrics: Any) -> Mapping[str, str | int | None]:
+    resource = resource_metrics.resource
+    references = [
+        {
+            "type": text_of(one.type),
+            "schema_url": text_of(one.schema_url),
+            "id_keys": [text_of(key) for key in one.id_keys],
+            "description_keys": [text_of(key) for key in one.description_keys],
+        }
+        for one in resource.entity_refs
+    ]
+    return {
+        "resource_schema_url": text_of(resource_metrics.schema_url) or None,
+        "resource_dropped_attributes_count": resource.dropped_attributes_count or None,
+        "resource_entity_refs": json_text(references) if references else None,
+    }
+
+
+def _about_scope(scope_metrics: Any) -> Mapping[str, str | int | None]:
+    scope = scope_metrics.scope
+    return {
+        "scope_name": text_of(scope.name) or None,
+        "scope_version": text_of(scope.version) or None,
+        "scope_schema_url": text_of(scope_metrics.schema_url) or None,
+        "scope_dropped_attributes_count": scope.dropped_attributes_count or None,
+    }

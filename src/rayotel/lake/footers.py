@@ -1,0 +1,69 @@
+"""Footers of parts: rows, event times and columns, read from the last bytes of a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from rayotel.model import TimeRange
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """What the end of a part tells of the whole. Times are event times, None where not told."""
+
+    rows: int
+    first_unix_nano: int | None
+    last_unix_nano: int | None
+    schema: pa.Schema
+
+    def touches(self, range_: TimeRange) -> bool:
+        """Whether the part can have rows of a range."""
+        if self.first_unix_nano is None or self.last_unix_nano is None:
+            return self.rows > 0
+        starts_in_time = range_.end is None or self.first_unix_nano < range_.end
+        # questions compare in whole microseconds
+        return starts_in_time and (
+            range_.start is None or self.last_unix_nano >= range_.start - 1000
+        )
+
+    def is_within(self, range_: TimeRange) -> bool:
+        """Whether all of its rows are in a range."""
+        if range_.start is None and range_.end is None:
+            return True
+        if self.first_unix_nano is None or self.last_unix_nano is None:
+            return self.rows == 0
+        starts_in_time = range_.start is None or self.first_unix_nano >= range_.start
+        return starts_in_time and (range_.end is None or self.last_unix_nano < range_.end)
+
+
+def footer_bytes(end: bytes) -> int:
+    """How many bytes at the end of a file are its footer, as its last eight bytes say."""
+    if end[-4:] != b"PAR1":
+        raise ValueError("it does not end as Parquet does")
+    return int.from_bytes(end[-8:-4], "little") + 8
+
+
+def read_footer(end: bytes) -> Footer:
+    """The footer from the last bytes of a part. Raises ValueError for what is no Parquet."""
+    import pyarrow.parquet as pq  # takes long to import, and most footers are known already
+
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(end))
+        schema = metadata.schema.to_arrow_schema()
+        first, last = _event_times(metadata)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(str(error).partition("\n")[0]) from None
+    return Footer(metadata.num_rows, first, last, schema.remove_metadata())
+
+
+def _event_times(metadata: Any) -> tuple[int | None, int | None]:
+    """The first and last event time by the statistics; None where a row group has none."""
+    place = metadata.schema.names.index("time_unix_nano")
+    groups = range(metadata.num_row_groups)
+    found = [metadata.row_group(group).column(place).statistics for group in groups]
+    if not found or any(one is None or not one.has_min_max for one in found):
+        return None, None
+    return min(one.min_raw for one in found), max(one.max_raw for one in found)
