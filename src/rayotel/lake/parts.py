@@ -9,12 +9,14 @@ zstd for each of 90 columns costs more than it saves, both when writing and when
 A merged part is written for size, as measured by `benchmarks/storage.py` on values that vary:
 
 - zstd 9. Beyond it a few percent of the bytes cost twice the time.
-- One page per column and row group. zstd finds the times of one series again in the next of the same
-  target, and the worker ids of one metric in the next, but never across pages.
-- Times are plain. Their dictionary would be written once per row group, and is most of their bytes.
-- Counts of histograms are split by byte too; dictionaries of them are hardly ever used twice.
-- 262,144 rows a row group: what is written once per row group (footer, dictionaries, distinct times)
-  is halved against 131,072, and one metric of an hour is still a small part of a large hour.
+- One page per column and row group. zstd finds the times of a series again in the next one of its
+  target, and the worker ids of a metric in the next, but never across pages.
+- Times are plain. A dictionary of them would be written once per row group, and be most of it.
+- Counts of histograms have no dictionary, which would hardly ever be used twice: totals are packed
+  as differences, counts of buckets are plain. (Split by byte the latter are smaller, but DuckDB 1.5
+  reads that encoding of floating point only.)
+- 262,144 rows a row group: what is written once per row group (footer, dictionaries, distinct
+  times) is halved against 131,072; one metric of an hour is still a small part of a large hour.
 - Statistics of the metric's name and of everything but text. Rows are sorted by metric first, so
   those of labels prune next to nothing, and cost a quarter of the time.
 """
@@ -33,21 +35,22 @@ from rayotel import __version__
 
 ROW_GROUP_ROWS = 262_144
 _DOUBLES = ("data_point_value", "data_point_sum", "data_point_min", "data_point_max")
-_COUNTS = ("data_point_count", "data_point_bucket_counts")
+_COUNT = "data_point_count"
 _TIMES = ("time_unix_nano", "p_timestamp")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How columns become bytes. `plain`: neither dictionary nor split.
+    """How columns become bytes. `differences`: integers packed so. `split`: doubles, by byte.
 
     `held`: the columns that hold anything; None: not known.
     """
 
     compression: str
     level: int | None
-    split_by_byte: tuple[str, ...]
     plain: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+    split: tuple[str, ...] = _DOUBLES
     page_bytes: int | None = None
     page_rows: int | None = None
     held: frozenset[str] | None = None
@@ -59,11 +62,11 @@ class Recipe:
     def has_dictionary(self, column: str) -> bool:
         """Whether a column is dictionary-encoded."""
         is_held = self.held is None or column in self.held
-        return is_held and column not in self.split_by_byte and column not in self.plain
+        return is_held and column not in (*_DOUBLES, *self.plain, *self.differences)
 
 
-COMMITTED = Recipe("snappy", None, _DOUBLES)
-MERGED = Recipe("zstd", 9, (*_DOUBLES, *_COUNTS), _TIMES, page_bytes=1 << 26, page_rows=1 << 26)
+COMMITTED = Recipe("snappy", None)
+MERGED = Recipe("zstd", 9, _TIMES, (_COUNT,), page_bytes=1 << 26, page_rows=1 << 26)
 
 
 def to_parquet(table: pa.Table, stream: str) -> memoryview:
@@ -89,14 +92,15 @@ def part_writer(
         for field in columns
         if field.name == "metric_name" or not pa.types.is_dictionary(field.type)
     ]
-    split = [_leaf(columns.field(name)) for name in recipe.split_by_byte if name in columns.names]
+    packed = dict.fromkeys(recipe.differences, "DELTA_BINARY_PACKED")
     with pq.ParquetWriter(
         where,
         columns,
         compression=recipe.compression,
         compression_level=recipe.level,
         use_dictionary=[name for name in columns.names if recipe.has_dictionary(name)],
-        use_byte_stream_split=split,
+        use_byte_stream_split=list(recipe.split),
+        column_encoding=packed or None,
         write_statistics=judged,
         data_page_size=recipe.page_bytes,
         max_rows_per_page=recipe.page_rows,
@@ -107,8 +111,3 @@ def part_writer(
     ) as writer:
         yield writer
         writer.add_key_value_metadata({"rayotel.version": __version__, "rayotel.stream": stream})
-
-
-def _leaf(field: pa.Field) -> str:
-    """The name that Parquet gives to the values of a column."""
-    return f"{field.name}.list.element" if pa.types.is_list(field.type) else str(field.name)

@@ -27,7 +27,9 @@ TEXT = pa.dictionary(pa.int32(), pa.string())
 Codes = npt.NDArray[np.int32]
 Value = str | int | bool
 
-_OF_POINTS = ("p_", "time_unix_nano", "start_time_unix_nano", "data_point_", "positive_", "negative_")
+_OF_POINTS = (
+    "p_", "time_unix_nano", "start_time_unix_nano", "data_point_", "positive_", "negative_",
+)  # fmt: skip
 POINT_COLUMNS = tuple(name for name in schema.METRIC_TYPES if name.startswith(_OF_POINTS))
 # a rough count of what an entry costs in Python beyond its text
 _ENTRY_BYTES = 300
@@ -174,7 +176,7 @@ def _distinct(columns: Sequence[Codes]) -> tuple[Codes, Codes]:
         if np.array_equal(codes[first][spread], codes):
             continue
         pairs = spread.astype(np.int64) * (int(codes.max()) + 2) + codes + 1
-        found, spread = np.unique(pairs, return_inverse=True)
+        _, spread = np.unique(pairs, return_inverse=True)
         spread = spread.astype(np.int32)
         first = _first_rows(spread)
     return first, spread
