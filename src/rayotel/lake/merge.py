@@ -36,7 +36,7 @@ from rayotel.lake.series import (
 )
 
 # a run ends with whichever comes first: rows, bytes of its points, bytes of its series
-RUN_ROWS = 524_288
+RUN_ROWS = 262_144
 RUN_POINT_BYTES = 48 << 20
 RUN_SERIES_BYTES = 48 << 20
 READ_ROWS = 32_768
@@ -113,6 +113,8 @@ def merge(inputs: Sequence[Path], output: Path, stream: str, spill: Path) -> int
             groups = max(1, len(table) // ROW_GROUP_ROWS)
             writer.write_table(table, row_group_size=-(-len(table) // groups))
             total += len(table)
+            del table
+            pa.default_memory_pool().release_unused()
     for run in runs:
         run.path.unlink()
         run.list_path.unlink()
@@ -297,11 +299,15 @@ def _ordered(
     of_series = series_columns(list(block.contents), spelled)
     place = pa.array(numbers)
     arrays = []
+    nulls: dict[pa.DataType, pa.Array] = {}
     for one in target:
         if one.name in of_series:
             arrays.append(of_series[one.name].take(place))
         elif one.name in points.column_names:
             arrays.append(points.column(one.name))
         else:
-            arrays.append(pa.nulls(len(points), one.type))
+            # one array serves all columns of a type
+            if one.type not in nulls:
+                nulls[one.type] = pa.nulls(len(points), one.type)
+            arrays.append(nulls[one.type])
     return pa.table(arrays, schema=target)
