@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -322,3 +323,77 @@ def test_what_a_crash_left_half_written_goes_in_time(tmp_path: Path) -> None:
     compact(storage, tmp_path / "work")
     assert (old.exists(), new.exists()) == (False, True)
     assert len(ask(storage, EVERYTHING)) == 1
+
+
+def test_one_series_may_change_its_description(tmp_path: Path) -> None:
+    """What is no part of a series' id stays with its own rows, and the series in one stretch."""
+    paths = []
+    for number, told in enumerate(("old", "new", "old"), 1):
+        table = pa.table(
+            {
+                "metric_name": ["m"] * 2,
+                "series_id": pa.array([7, 7], pa.int64()),
+                "time_unix_nano": pa.array([START + number, START + 10 + number]).cast(
+                    pa.timestamp("ns", "UTC")
+                ),
+                "p_timestamp": pa.array([START, START]).cast(pa.timestamp("ns", "UTC")),
+                "metric_description": [told] * 2,
+                "data_point_value": [float(number), float(number)],
+            }
+        )
+        paths.append(tmp_path / f"{number}.parquet")
+        pq.write_table(table, paths[-1])
+    merge.merge(paths, tmp_path / "out", "s", tmp_path)
+    table = pq.read_table(tmp_path / "out")
+    assert table.column("data_point_value").to_pylist() == [1, 2, 3, 1, 2, 3]
+    assert table.column("metric_description").to_pylist() == ["old", "new", "old"] * 2
+
+
+def test_a_hash_is_no_identity(tmp_path: Path) -> None:
+    """Two series whose ids are equal by accident keep their labels and both their points."""
+    table = pa.table(
+        {
+            "metric_name": ["m"] * 4,
+            "series_id": pa.array([7] * 4, pa.int64()),
+            "time_unix_nano": pa.array([START] * 4).cast(pa.timestamp("ns", "UTC")),
+            "p_timestamp": pa.array([START] * 4).cast(pa.timestamp("ns", "UTC")),
+            "metric_k": ["b", "a", None, "a"],
+            "data_point_value": [1.0] * 4,
+        }
+    )
+    pq.write_table(table, tmp_path / "in.parquet")
+    assert merge.merge([tmp_path / "in.parquet"], tmp_path / "out", "s", tmp_path) == 3
+    assert sorted(map(str, pq.read_table(tmp_path / "out").column("metric_k").to_pylist())) == [
+        "None",
+        "a",
+        "b",
+    ]
+
+
+@pytest.mark.parametrize("bound", ["RUN_SERIES_BYTES", "RUN_POINT_BYTES", "BLOCK_SERIES_BYTES"])
+def test_bounds_by_bytes_change_no_row(
+    recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    """Runs and row groups that end early, for their series are large, hold the same rows."""
+    monkeypatch.setattr(merge, "READ_ROWS", 500)
+    monkeypatch.setattr(merge, bound, 100_000)
+    storage = open_storage(str(tmp_path / "lake"))
+    for number in range(2):
+        commit(storage, number + 1, *(r.plain_body() for r in recording.requests[number:20:2]))
+    everything = "SELECT COLUMNS(* EXCLUDE (p_timestamp))::VARCHAR FROM s ORDER BY ALL"
+    before = ask(storage, everything)
+    assert compact(storage, tmp_path / "work") == 1
+    assert ask(storage, everything) == before
+
+
+def test_a_merged_part_is_one_row_group_per_block(recording: Recording, tmp_path: Path) -> None:
+    """No splinter of a row group, and statistics of what rows are sorted by."""
+    storage = open_storage(str(tmp_path / "lake"))
+    for number in range(2):
+        commit(storage, number + 1, *(r.plain_body() for r in recording.requests[number:20:2]))
+    compact(storage, tmp_path / "work")
+    (part,) = catalog.parts(storage, "s")
+    metadata = pq.read_metadata(tmp_path / "lake" / part.name.key)
+    assert metadata.num_row_groups == 1
+    places = [metadata.schema.names.index(name) for name in ("metric_name", "time_unix_nano")]
+    assert all(metadata.row_group(0).column(at).statistics.has_min_max for at in places)

@@ -1,14 +1,31 @@
 """Parquet parts: how a table of rows becomes the bytes of a file.
 
-Text columns are dictionary-encoded; times are too, for a scrape has one time for all its points;
-values are plain doubles split by byte, which zstd then compresses best. Arrow's own schema is left
-out of the file: every reader sees plain Parquet types.
+All parts: text is dictionary-encoded, doubles are split by byte. A column that holds nothing gets
+no dictionary. Arrow's own schema is left out of the file: every reader sees plain Parquet types.
+
+A committed part is small and soon merged, so it is written for speed: snappy, because setting up
+zstd for each of 90 columns costs more than it saves, both when writing and when merging.
+
+A merged part is written for size, as measured by `benchmarks/storage.py` on values that vary:
+
+- zstd 9. Beyond it a few percent of the bytes cost twice the time.
+- One page per column and row group. zstd finds the times of a series again in the next one of its
+  target, and the worker ids of a metric in the next, but never across pages.
+- Times are plain. A dictionary of them would be written once per row group, and be most of it.
+- Counts of histograms have no dictionary, which would hardly ever be used twice: totals are packed
+  as differences, counts of buckets are plain. (Split by byte the latter are smaller, but DuckDB 1.5
+  reads that encoding of floating point only.)
+- 262,144 rows a row group: what is written once per row group (footer, dictionaries, distinct
+  times) is halved against 131,072; one metric of an hour is still a small part of a large hour.
+- Statistics of the metric's name and of everything but text. Rows are sorted by metric first, so
+  those of labels prune next to nothing, and cost a quarter of the time.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,46 +33,77 @@ import pyarrow.parquet as pq
 
 from rayotel import __version__
 
-ROW_GROUP_ROWS = 131_072
-ZSTD_LEVEL = 3
-_SPLIT_BY_BYTE = ("data_point_value", "data_point_sum", "data_point_min", "data_point_max")
+ROW_GROUP_ROWS = 262_144
+_DOUBLES = ("data_point_value", "data_point_sum", "data_point_min", "data_point_max")
+_COUNT = "data_point_count"
+_TIMES = ("time_unix_nano", "p_timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How columns become bytes. `differences`: integers packed so. `split`: doubles, by byte.
+
+    `held`: the columns that hold anything; None: not known.
+    """
+
+    compression: str
+    level: int | None
+    plain: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+    split: tuple[str, ...] = _DOUBLES
+    page_bytes: int | None = None
+    page_rows: int | None = None
+    held: frozenset[str] | None = None
+
+    def holding(self, columns: Iterable[str]) -> Recipe:
+        """The same for a part of which it is known which columns hold anything."""
+        return replace(self, held=frozenset(columns))
+
+    def has_dictionary(self, column: str) -> bool:
+        """Whether a column is dictionary-encoded."""
+        is_held = self.held is None or column in self.held
+        return is_held and column not in (*_DOUBLES, *self.plain, *self.differences)
+
+
+COMMITTED = Recipe("snappy", None)
+MERGED = Recipe("zstd", 9, _TIMES, (_COUNT,), page_bytes=1 << 26, page_rows=1 << 26)
 
 
 def to_parquet(table: pa.Table, stream: str) -> memoryview:
     """The bytes of a part. `table` has the columns of `schema.METRIC_COLUMNS`, then labels."""
     sink = pa.BufferOutputStream()
-    # statistics of texts cost a third of all writing, and a fresh part is small and soon merged
-    judged = [
-        field.name
-        for field in table.schema
-        if field.name == "metric_name" or not pa.types.is_dictionary(field.type)
+    held = [
+        name
+        for name, column in zip(table.column_names, table.columns, strict=True)
+        if column.null_count < len(column)
     ]
-    with part_writer(sink, table.schema, stream, statistics=judged) as writer:
+    with part_writer(sink, table.schema, stream, COMMITTED.holding(held)) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
     return memoryview(sink.getvalue())
 
 
 @contextlib.contextmanager
 def part_writer(
-    where: Path | pa.NativeFile,
-    columns: pa.Schema,
-    stream: str,
-    *,
-    statistics: bool | list[str] = True,
+    where: Path | pa.NativeFile, columns: pa.Schema, stream: str, recipe: Recipe
 ) -> Iterator[pq.ParquetWriter]:
-    """A writer of a part, to a file or a buffer, with the encodings and marks of all parts.
-
-    `statistics`: of all columns, or of those named.
-    """
-    dictionary = [name for name in columns.names if name not in _SPLIT_BY_BYTE]
+    """A writer of a part, to a file or a buffer, with the encodings and marks of all parts."""
+    judged = [
+        field.name
+        for field in columns
+        if field.name == "metric_name" or not pa.types.is_dictionary(field.type)
+    ]
+    packed = dict.fromkeys(recipe.differences, "DELTA_BINARY_PACKED")
     with pq.ParquetWriter(
         where,
         columns,
-        compression="zstd",
-        compression_level=ZSTD_LEVEL,
-        use_dictionary=dictionary,
-        use_byte_stream_split=list(_SPLIT_BY_BYTE),
-        write_statistics=statistics,
+        compression=recipe.compression,
+        compression_level=recipe.level,
+        use_dictionary=[name for name in columns.names if recipe.has_dictionary(name)],
+        use_byte_stream_split=list(recipe.split),
+        column_encoding=packed or None,
+        write_statistics=judged,
+        data_page_size=recipe.page_bytes,
+        max_rows_per_page=recipe.page_rows,
         store_schema=False,
         version="2.6",
         write_page_checksum=True,

@@ -1,0 +1,83 @@
+"""Which points say again what another said: same series, same time, same values.
+
+Only how the request travelled may differ: when it arrived, and from whom.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayotel.lake import schema
+
+Ints = npt.NDArray[np.int64]
+
+_VALUES = tuple(
+    column.name
+    for column in schema.METRIC_COLUMNS
+    if column.name.startswith(("data_point_", "positive_", "negative_"))
+    or column.name == "start_time_unix_nano"
+)
+
+
+def kept(points: pa.Table, same: Ints) -> npt.NDArray[np.bool_]:
+    """Which rows of `points` stay: those that do not say what the row before says.
+
+    `same`: the rows that are of the same series and time as the row before, at least one.
+    """
+    here, before = pa.array(same), pa.array(same - 1)
+    repeated = np.ones(len(same), dtype=bool)
+    for name in _VALUES:
+        if name not in points.column_names:
+            continue
+        column = points.column(name).combine_chunks()
+        if column.null_count < len(column):
+            repeated &= _equal(column.take(here), column.take(before))
+    keep = np.ones(len(points), dtype=bool)
+    keep[same[repeated]] = False
+    return keep
+
+
+def _equal(one: pa.Array, other: pa.Array) -> npt.NDArray[np.bool_]:
+    """Row by row, whether two columns hold the same; null equals null and NaN equals NaN."""
+    nulls, other_nulls = _flags(one.is_null()), _flags(other.is_null())
+    result: npt.NDArray[np.bool_] = nulls == other_nulls
+    rows = np.flatnonzero(result & ~nulls)
+    one, other = one.take(pa.array(rows)), other.take(pa.array(rows))
+    if pa.types.is_list(one.type):
+        result[rows] = _equal_lists(one, other)
+    else:
+        result[rows] = _bits(one) == _bits(other)
+    return result
+
+
+def _equal_lists(one: pa.Array, other: pa.Array) -> npt.NDArray[np.bool_]:
+    if pa.types.is_nested(one.type.value_type):  # exemplars, which are few
+        pairs = zip(one.to_pylist(), other.to_pylist(), strict=True)
+        return np.array([repr(a) == repr(b) for a, b in pairs], dtype=bool)
+    lengths = pc.list_value_length(one).to_numpy()
+    result: npt.NDArray[np.bool_] = lengths == pc.list_value_length(other).to_numpy()
+    rows = np.flatnonzero(result & (lengths > 0))
+    if len(rows):
+        take = pa.array(rows)
+        items = _bits(one.take(take).flatten()) == _bits(other.take(take).flatten())
+        starts = np.concatenate(([0], np.cumsum(lengths[rows])[:-1]))
+        result[rows] = np.logical_and.reduceat(items, starts)
+    return result
+
+
+def _flags(mask: pa.Array) -> npt.NDArray[np.bool_]:
+    flags: npt.NDArray[np.bool_] = mask.to_numpy(zero_copy_only=False)
+    return flags
+
+
+def _bits(values: pa.Array) -> npt.NDArray[Any]:
+    """Values without nulls as something that compares bit by bit."""
+    if pa.types.is_timestamp(values.type):
+        values = values.cast(pa.int64())
+    array: npt.NDArray[Any] = values.to_numpy(zero_copy_only=False)
+    return array.view(np.int64) if array.dtype == np.float64 else array
