@@ -329,7 +329,7 @@ def test_a_result_that_nobody_reads_leaves_nothing_behind(lake: Storage) -> None
     limits = Limits(memory_bytes=64 << 20, threads=2, timeout_seconds=3600)
     with Session(lake, TimeRange(), limits) as session:
         session.run("SELECT 1")
-    assert not [one for one in threading.enumerate() if isinstance(one, threading.Timer)]
+    wait_until(lambda: not any(isinstance(one, threading.Timer) for one in threading.enumerate()))
 
 
 def test_a_part_that_went_away_is_no_matter_of_permission(tmp_path: Path) -> None:

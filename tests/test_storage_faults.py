@@ -228,7 +228,7 @@ QUESTIONS = {
     "parts-silent": Fault(Kind.SILENT, only=PART),
 }
 ROWS = 10_000
-SUM = "SELECT count(data_point_value) AS n, sum(data_point_value) AS s FROM many"
+SUM = "SELECT count(data_point_value) AS n, sum(data_point_value::BIGINT) AS s FROM many"
 
 
 @pytest.fixture(scope="module")
