@@ -24,8 +24,8 @@ from rayotel.lake.layout import Part, PartName
 from rayotel.lake.storage import Storage, open_storage
 from rayotel.replay import Recording
 
-NOW = Schedule(after_seconds=0.001, grace_seconds=0.001)
-LINGER = Schedule(after_seconds=0.001, grace_seconds=3600)
+NOW = Schedule(after_seconds=0, grace_seconds=0.001)
+LINGER = Schedule(after_seconds=0, grace_seconds=3600)
 EVERYTHING = "SELECT * EXCLUDE (p_timestamp) FROM s ORDER BY ALL"
 
 
@@ -241,7 +241,7 @@ def test_questions_during_compaction_see_every_row(storage: Storage, tmp_path: P
 
     thread = threading.Thread(target=question)
     thread.start()
-    schedule = Schedule(after_seconds=0.001, grace_seconds=2)
+    schedule = Schedule(after_seconds=0, grace_seconds=2)
     for number in range(4, 10):
         Compactor(storage, tmp_path, schedule).run(RECEIVER)
         commit(storage, number, gauge_request(1, 2, 3, time_unix_nano=START + 10 * number))

@@ -283,7 +283,7 @@ def test_the_command_says_what_is_wrong_with_storage(world: World, name: str) ->
 
 # -- compaction -----------------------------------------------------------------------------------
 
-NOW = Schedule(after_seconds=0.001, grace_seconds=0.001)
+NOW = Schedule(after_seconds=0, grace_seconds=0.001)
 MERGING = {
     "listing": Fault(Kind.STATUS, status=500, only="GET .*list-type"),
     "fetching": Fault(Kind.CUT_RESPONSE, after_bytes=2000, only="GET .*-0" + PART, skip=1),

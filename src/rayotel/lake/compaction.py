@@ -36,7 +36,8 @@ class Job:
 def jobs(parts: Iterable[Part], receiver: str, now_unix: float, after_seconds: float) -> list[Job]:
     """What to merge of one stream, oldest hour first.
 
-    An hour is merged whole when it ended `after_seconds` ago and got nothing since.
+    An hour is merged whole when it ended `after_seconds` ago and got nothing since; with 0, as soon
+    as it is over, whatever it gets.
     """
     by_hour: dict[int, list[Part]] = {}
     for part in visible(parts):
@@ -44,7 +45,9 @@ def jobs(parts: Iterable[Part], receiver: str, now_unix: float, after_seconds: f
             by_hour.setdefault(part.name.hour, []).append(part)
     found = []
     for hour, group in sorted(by_hour.items()):
-        last_change = max((hour + 1) * SECONDS_PER_HOUR, *(part.written_unix for part in group))
+        last_change = float((hour + 1) * SECONDS_PER_HOUR)
+        if after_seconds:
+            last_change = max(last_change, *(part.written_unix for part in group))
         if last_change + after_seconds > now_unix:
             found += _young_jobs(group)
         elif len(group) > 1:
