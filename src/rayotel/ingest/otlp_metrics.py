@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rayotel.ingest import wire
-from rayotel.ingest.layouts import Layout, Plan, Unjudged, joined, words_of
+from rayotel.ingest.layouts import Int64s, Layout, Plan, Unjudged, joined, words_of
 from rayotel.ingest.outline import Irregular, ScopeOutline, scopes_of
 from rayotel.ingest.points import EARLIEST_UNIX_NANO, LATEST_AFTER_ARRIVAL_NANO, FullDecode
 from rayotel.ingest.series import Account, Context, Head, Labels
@@ -25,6 +25,7 @@ from rayotel.ingest.templates import (
     MetricTemplate,
     MetricTemplates,
     Sender,
+    blanked,
     metric_template,
 )
 from rayotel.model import Arrival, MetricBatch, Series
@@ -158,10 +159,9 @@ def _read(template: BodyTemplate, body: bytes, arrival: Arrival) -> MetricBatch:
 
 @dataclass(slots=True)
 class _Metrics:
-    """The metrics of a body: where they start, their bytes, and what was found for each."""
+    """The metrics of a body: where they are, their scopes, and what was found for each."""
 
-    starts: list[int] = field(default_factory=list)
-    raws: list[bytes] = field(default_factory=list)
+    places: list[tuple[int, int]] = field(default_factory=list)
     scopes: list[tuple[Context, MetricTemplates]] = field(default_factory=list)
     templates: list[MetricTemplate | None] = field(default_factory=list)
 
@@ -172,13 +172,12 @@ def _learned(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
     metrics = _Metrics()
     for outline in scopes_of(body):
         scope = known.scope(arrival, outline)
+        candidates_of, templates = scope[1].candidates, metrics.templates
         for start, end in outline.metrics:
-            raw = body[start:end]
-            candidates = scope[1].candidates(raw)
-            metrics.starts.append(start)
-            metrics.raws.append(raw)
-            metrics.scopes.append(scope)
-            metrics.templates.append(candidates[0] if candidates else None)
+            candidates = candidates_of(body, start, end)
+            templates.append(candidates[0] if candidates else None)
+        metrics.places += outline.metrics
+        metrics.scopes += [scope] * len(outline.metrics)
     template, irregular = _whole(body, metrics)
     batch = _read(template, body, arrival)
     if not irregular:
@@ -189,7 +188,8 @@ def _learned(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
         full = FullDecode(arrival.received_unix_nano, all_series, rejected)
         templated = {one.head for one in metrics.templates if one is not None}
         for position in irregular:
-            metric = wire.parse_metric(metrics.raws[position])
+            start, end = metrics.places[position]
+            metric = wire.parse_metric(body[start:end])
             _decode_metrics([metric], metrics.scopes[position][0], full, templated)
         chunks, series = [*chunks, *full.chunks()], all_series
     made = max(0, known.account.size_bytes - before)
@@ -198,27 +198,44 @@ def _learned(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
 
 def _whole(body: bytes, metrics: _Metrics) -> tuple[BodyTemplate, list[int]]:
     """The template of a body, and which of its metrics must be decoded in full."""
-    unknown = [i for i, template in enumerate(metrics.templates) if template is None]
-    fixed, mask = _patched(body, metrics)
-    unknown += _differing(body, fixed, mask, metrics)
+    places, templates = metrics.places, metrics.templates
+    fixed = blanked(body, _numbers(metrics))
+    unknown = [
+        position
+        for position, template in enumerate(templates)
+        if template is None or not fixed.startswith(template.fixed, places[position][0])
+    ]
     for position in unknown:
-        found = metrics.templates[position] = _template_of(metrics, position)
-        start = metrics.starts[position]
-        end = start + len(metrics.raws[position])
-        fixed[start:end] = body[start:end] if found is None else found.fixed
-    irregular = [position for position in unknown if metrics.templates[position] is None]
+        start, end = places[position]
+        raw = body[start:end]
+        found = templates[position] = _template_of(raw, metrics, position)
+        fixed[start:end] = raw if found is None else found.fixed
+    irregular = [position for position in unknown if templates[position] is None]
     return _body_template(bytes(fixed), metrics), irregular
 
 
-def _template_of(metrics: _Metrics, position: int) -> MetricTemplate | None:
+def _numbers(metrics: _Metrics) -> Int64s:
+    """Where the numbers are, if the metrics are what their templates say."""
+    found = [
+        (start, template.places)
+        for (start, _), template in zip(metrics.places, metrics.templates, strict=True)
+        if template is not None
+    ]
+    if not found:
+        return np.zeros(0, np.int64)
+    places = np.concatenate([one for _, one in found])
+    starts = np.array([start for start, _ in found])
+    places += starts.repeat([len(one) for _, one in found])
+    return places
+
+
+def _template_of(raw: bytes, metrics: _Metrics, position: int) -> MetricTemplate | None:
     """Another template that this metric has, or a new one; None where it cannot have any."""
-    raw, (context, templates) = metrics.raws[position], metrics.scopes[position]
+    context, templates = metrics.scopes[position]
     refused = metrics.templates[position]
-    content = np.frombuffer(raw, np.uint8)
-    for candidate in templates.candidates(raw):
-        if candidate is not refused:
-            masked = content & np.frombuffer(candidate.mask, np.uint8)
-            if masked.tobytes() == candidate.fixed:
+    if refused is not None:
+        for candidate in templates.candidates(raw, 0, len(raw)):
+            if candidate is not refused and blanked(raw, candidate.places) == candidate.fixed:
                 return candidate
     try:
         made = metric_template(raw, context)
@@ -228,42 +245,13 @@ def _template_of(metrics: _Metrics, position: int) -> MetricTemplate | None:
     return made
 
 
-_UNMASKED = b"\xff" * 64
-
-
-def _patched(body: bytes, metrics: _Metrics) -> tuple[bytearray, bytearray]:
-    """The body with its metrics replaced by their templates, and the mask; what has none stays."""
-    fixed: list[bytes] = []
-    mask: list[bytes] = []
-    position = 0
-    for start, template in zip(metrics.starts, metrics.templates, strict=True):
-        if template is not None:
-            fixed += (body[position:start], template.fixed)
-            between = start - position
-            mask += (_UNMASKED[:between] if between < 64 else b"\xff" * between, template.mask)
-            position = start + len(template.fixed)
-    fixed.append(body[position:])
-    mask.append(b"\xff" * (len(body) - position))
-    return bytearray(b"".join(fixed)), bytearray(b"".join(mask))
-
-
-def _differing(body: bytes, fixed: bytearray, mask: bytearray, metrics: _Metrics) -> list[int]:
-    """The metrics that are not what their templates say."""
-    masked = np.frombuffer(body, np.uint8) & np.frombuffer(mask, np.uint8)
-    if masked.tobytes() == fixed:
-        return []
-    places = np.flatnonzero(masked != np.frombuffer(fixed, np.uint8))
-    found = np.searchsorted(np.array(metrics.starts), places, side="right") - 1
-    return [int(position) for position in np.unique(found)]
-
-
 def _body_template(fixed: bytes, metrics: _Metrics) -> BodyTemplate:
     layouts: list[Layout | None] = []
     series: list[Series] = []
     for kind in ("number", "histogram"):
         found = [
             (start, template)
-            for start, template in zip(metrics.starts, metrics.templates, strict=True)
+            for (start, _), template in zip(metrics.places, metrics.templates, strict=True)
             if template is not None and template.kind == kind and template.series
         ]
         layouts.append(
