@@ -235,7 +235,7 @@ class Plan:
     point has. A field that is absent in some points reads anything there, and is masked.
     """
 
-    __slots__ = ("_buckets", "_index", "_number", "_start", "_times", "places", "size_bytes")
+    __slots__ = ("_buckets", "_index", "_number", "_start", "_times", "size_bytes")
 
     def __init__(self, numbers: Layout | None, histograms: Layout | None) -> None:
         layouts = [one for one in (numbers, histograms) if one is not None]
@@ -247,7 +247,6 @@ class Plan:
         if histograms is not None:
             self._buckets = _Histograms(histograms, gather, 0 if numbers is None else len(numbers))
         self._index = gather.index()
-        self.places = np.concatenate([one.places() for one in layouts]).astype(np.int64)
         points = sum(map(len, layouts))
         self.size_bytes = (
             2 * self._index.nbytes + 40 * points + 3000
@@ -279,11 +278,15 @@ class _Gather:
 
     def field(self, places: Int32s) -> _Field:
         """Add a field: a place per point, or -1."""
-        absent = places < 0
-        is_there = not absent.all()
-        field = _Field(self._count, len(places), absent if absent.any() else None, is_there)
+        is_there = bool(len(places)) and int(places.max()) >= 0
+        absent = None
+        if is_there and int(places.min()) < 0:
+            absent, places = places < 0, np.maximum(places, 0)
+        elif not is_there and len(places):
+            absent = np.ones(len(places), np.bool_)
+        field = _Field(self._count, len(places), absent, is_there)
         if is_there:
-            self._places.append(np.maximum(places, 0))
+            self._places.append(places)
             self._count += len(places)
         return field
 
@@ -327,8 +330,9 @@ class _Numbers:
         self._flags = layout.flags.astype(np.int64) if layout.flags.any() else None
         self._value = gather.field(layout.at[:, 2])
         self._is_plain = bool((layout.forms == DOUBLE).all())
-        self._are_integers = layout.forms == INTEGER
-        self._has_no_value = layout.forms == NO_VALUE
+        if not self._is_plain:
+            self._are_integers = layout.forms == INTEGER
+            self._has_no_value = layout.forms == NO_VALUE
 
     def read(self, found: Words, time: Int64s, start: Int64s | None) -> Points:
         """The points of a request."""

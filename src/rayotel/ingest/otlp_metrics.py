@@ -142,19 +142,20 @@ def _decode_metrics(
 def _recognised(body: bytes, arrival: Arrival, known: Known) -> MetricBatch | None:
     """A body that has a template."""
     template = known.bodies.find(_sender(arrival), body)
-    return None if template is None else _read(template, body, arrival)
+    return None if template is None else _read(template.plan, template.series, body, arrival)
 
 
 def _sender(arrival: Arrival) -> Sender:
     return arrival.stream, arrival.header_columns
 
 
-def _read(template: BodyTemplate, body: bytes, arrival: Arrival) -> MetricBatch:
-    if template.plan is None:
+def _read(
+    plan: Plan | None, series: tuple[Series, ...], body: bytes, arrival: Arrival
+) -> MetricBatch:
+    if plan is None:
         return MetricBatch(arrival, (), ())
     latest = arrival.received_unix_nano + LATEST_AFTER_ARRIVAL_NANO
-    chunks = template.plan.read(words_of(body), EARLIEST_UNIX_NANO, latest)
-    return MetricBatch(arrival, template.series, chunks)
+    return MetricBatch(arrival, series, plan.read(words_of(body), EARLIEST_UNIX_NANO, latest))
 
 
 @dataclass(slots=True)
@@ -178,9 +179,11 @@ def _learned(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
             templates.append(candidates[0] if candidates else None)
         metrics.places += outline.metrics
         metrics.scopes += [scope] * len(outline.metrics)
-    template, irregular = _whole(body, metrics)
-    batch = _read(template, body, arrival)
-    if not irregular:
+    fixed, irregular = _whole(body, metrics)
+    plan, all_of = _plan(metrics)
+    batch = _read(plan, all_of, body, arrival)
+    if not irregular and known.bodies.was_here(_sender(arrival), fixed):
+        template = BodyTemplate(bytes(fixed), _numbers(metrics), plan, all_of)
         known.bodies.add(_sender(arrival), template)
     chunks, series, rejected = batch.chunks, batch.series, Counter[str]()
     if irregular:
@@ -196,8 +199,8 @@ def _learned(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
     return MetricBatch(arrival, series, chunks, rejected, made)
 
 
-def _whole(body: bytes, metrics: _Metrics) -> tuple[BodyTemplate, list[int]]:
-    """The template of a body, and which of its metrics must be decoded in full."""
+def _whole(body: bytes, metrics: _Metrics) -> tuple[bytearray, list[int]]:
+    """The body with its numbers blank, and which of its metrics must be decoded in full."""
     places, templates = metrics.places, metrics.templates
     fixed = blanked(body, _numbers(metrics))
     unknown = [
@@ -211,7 +214,7 @@ def _whole(body: bytes, metrics: _Metrics) -> tuple[BodyTemplate, list[int]]:
         found = templates[position] = _template_of(raw, metrics, position)
         fixed[start:end] = raw if found is None else found.fixed
     irregular = [position for position in unknown if templates[position] is None]
-    return _body_template(bytes(fixed), metrics), irregular
+    return fixed, irregular
 
 
 def _numbers(metrics: _Metrics) -> Int64s:
@@ -245,22 +248,17 @@ def _template_of(raw: bytes, metrics: _Metrics, position: int) -> MetricTemplate
     return made
 
 
-def _body_template(fixed: bytes, metrics: _Metrics) -> BodyTemplate:
-    layouts: list[Layout | None] = []
-    series: list[Series] = []
-    for kind in ("number", "histogram"):
-        found = [
-            (start, template)
-            for (start, _), template in zip(metrics.places, metrics.templates, strict=True)
-            if template is not None and template.kind == kind and template.series
-        ]
-        layouts.append(
-            joined([one.layout for _, one in found], [start for start, _ in found])
-            if found
-            else None
-        )
-        for _, one in found:
-            series += one.series
-    plan = Plan(*layouts) if series else None
-    places = np.zeros(0, np.int64) if plan is None else plan.places
-    return BodyTemplate(fixed, places, plan, tuple(series))
+def _plan(metrics: _Metrics) -> tuple[Plan | None, tuple[Series, ...]]:
+    """How the points of all metrics are read, and their series."""
+    layouts: dict[str, list[Layout]] = {"number": [], "histogram": []}
+    starts: dict[str, list[int]] = {"number": [], "histogram": []}
+    series: dict[str, list[Series]] = {"number": [], "histogram": []}
+    for (start, _), template in zip(metrics.places, metrics.templates, strict=True):
+        if template is not None and template.series:
+            layouts[template.kind].append(template.layout)
+            starts[template.kind].append(start)
+            series[template.kind] += template.series
+    plan = None
+    if any(layouts.values()):
+        plan = Plan(*(joined(of, starts[kind]) if of else None for kind, of in layouts.items()))
+    return plan, (*series["number"], *series["histogram"])
