@@ -213,8 +213,6 @@ class BodyTemplates:
         self._lock = threading.Lock()
         self._shapes: dict[tuple[Sender, int], list[_Shape]] = {}
         self._used: OrderedDict[tuple[_Shape, int], None] = OrderedDict()
-        # hashes: they decide what is worth remembering, and nothing else
-        self._sights: OrderedDict[int, None] = OrderedDict()
         self.size_bytes = 0
 
     def find(self, sender: Sender, body: bytes) -> BodyTemplate | None:
@@ -230,22 +228,6 @@ class BodyTemplates:
                 return found
         return None
 
-    def was_here(self, sender: Sender, fixed: bytearray) -> bool:
-        """Whether the like of this body was asked about before: then it is worth a template.
-
-        Of a sender with workers coming and going no two bodies are alike.
-        """
-        sight = hash((sender, len(fixed), isal_zlib.crc32(fixed)))
-        with self._lock:
-            if sight in self._sights:
-                return True
-            self._sights[sight] = None
-            self.size_bytes += _SIGHT_BYTES
-            if len(self._sights) > max(1, self._max_bytes // (64 * _SIGHT_BYTES)):
-                self._sights.popitem(last=False)
-                self.size_bytes -= _SIGHT_BYTES
-        return False
-
     def add(self, sender: Sender, template: BodyTemplate) -> None:
         """Remember a template, and forget those that were not used for the longest time."""
         if template.size_bytes + template.places.nbytes > self._max_bytes:
@@ -258,7 +240,7 @@ class BodyTemplates:
             shape.templates[checksum] = template
             self._used[shape, checksum] = None
             self.size_bytes += template.size_bytes
-            while self.size_bytes > self._max_bytes and self._used:
+            while self.size_bytes > self._max_bytes:
                 self._forget(*next(iter(self._used)))
 
     def _shape(self, sender: Sender, template: BodyTemplate) -> _Shape:
