@@ -89,13 +89,13 @@ def _rows(batches: Sequence[MetricBatch]) -> tuple[_Rows, list[Series]]:
     """The points of all batches, with indexes that hold for all of them; the distinct series."""
     # batches that were read by one template share their series
     distinct = {id(batch.series): batch.series for batch in batches}
-    known: dict[Series, None] = {}
-    for some in distinct.values():
-        known.update(dict.fromkeys(some))
-    position = dict(zip(known, range(len(known)), strict=True)).__getitem__
-    shared = {
-        key: np.fromiter(map(position, some), np.int32, len(some)) for key, some in distinct.items()
-    }
+    known: dict[Series, int] = {}
+    shared: dict[int, Indexes] = {}
+    # a batch at a time: what is done in one call keeps all other threads waiting
+    for key, some in distinct.items():
+        new = dict.fromkeys([one for one in some if one not in known])
+        known.update(zip(new, range(len(known), len(known) + len(new)), strict=True))
+        shared[key] = np.fromiter(map(known.__getitem__, some), np.int32, len(some))
     found: list[tuple[int, Points, Indexes]] = []
     for number, batch in enumerate(batches):
         spread = shared[id(batch.series)]
@@ -163,18 +163,21 @@ def _ranked(series: list[Series], of_rows: Indexes) -> tuple[list[Series], Index
     is_used = np.zeros(len(series), np.bool_)
     is_used[of_rows] = True
     fixed: dict[int, str] = {}
-    by_metric: dict[str, list[_Key]] = {}
+    by_metric: dict[str, list[int]] = {}
     for position in np.flatnonzero(is_used).tolist():
         one = series[position]
-        rest = fixed.get(id(one.fixed))
-        if rest is None:
-            rest = fixed[id(one.fixed)] = repr(one.fixed)
-        key = (one.labels, rest, one.spare, position)
-        by_metric.setdefault(str(one.fixed["metric_name"]), []).append(key)
+        if id(one.fixed) not in fixed:
+            fixed[id(one.fixed)] = repr(one.fixed)
+        by_metric.setdefault(str(one.fixed["metric_name"]), []).append(position)
     place = np.empty(len(series), np.int32)
     used: list[Series] = []
-    # a sort keeps all other threads waiting: many short ones instead of a long one
-    for _, keys in sorted(by_metric.items()):
+    # a sort keeps all other threads waiting: many short ones instead of a long one, and few keys
+    # at a time, or garbage collection would go through all that is remembered
+    for _, positions in sorted(by_metric.items()):
+        keys: list[_Key] = []
+        for position in positions:
+            one = series[position]
+            keys.append((one.labels, fixed[id(one.fixed)], one.spare, position))
         keys.sort()
         last = None
         for labels, rest, spare, position in keys:
@@ -204,8 +207,11 @@ def _point_columns(rows: _Rows, order: pa.Array) -> dict[str, pa.Array]:
         columns["start_time_unix_nano"] = (
             pa.array(start, mask=start == 0).view(schema.TIMESTAMP).take(order)
         )
-    flags = np.concatenate([_or_zeros(one.flags, len(one)) for one in rows.chunks])
-    columns["data_point_flags"] = pa.array(flags).take(order)
+    if any(points.flags is not None for points in rows.chunks):
+        flags = np.concatenate([_or_zeros(one.flags, len(one)) for one in rows.chunks])
+        columns["data_point_flags"] = pa.array(flags).take(order)
+    else:
+        columns["data_point_flags"] = pa.array(np.zeros(len(order), np.int64))
     names = {name: None for points in rows.chunks for name in points.values}
     kinds = [list(same) for _, same in itertools.groupby(rows.chunks, key=_kind)]
     for name in names:
@@ -267,7 +273,7 @@ def _request_columns(arrivals: list[Arrival], request: Indexes) -> dict[str, pa.
 
 
 def _series_columns(used: list[Series], counts: Ints) -> dict[str, pa.Array]:
-    ids = np.array([one.series_id for one in used], np.int64)
+    ids = np.fromiter((one.series_id for one in used), np.int64, len(used))
     columns = {"series_id": pa.array(ids.repeat(counts))}
     # series of one metric share what is fixed
     metrics: dict[int, int] = {}
@@ -305,6 +311,7 @@ def _label_columns(
             spelling.setdefault(column.lower(), column)
     values: dict[str, list[str | None]] = {name: [None] * len(used) for name in spelling.values()}
     overflow: list[str | None] = [None] * len(used)
+    texts: dict[_Pairs, str] = {}
     for position, one in enumerate(used):
         demoted = []
         for column, text in one.labels:
@@ -318,7 +325,11 @@ def _label_columns(
             demoted.append((column, text))
         # of one label sent twice, the value that could have had the column was sent first
         if demoted or one.spare:
-            overflow[position] = _overflow_text([*demoted, *one.spare])
+            pairs = (*demoted, *one.spare)
+            # few are ever different, and JSON costs more than all else of a series
+            if pairs not in texts:
+                texts[pairs] = _overflow_text(pairs)
+            overflow[position] = texts[pairs]
     return values, overflow
 
 
