@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import signal
@@ -37,6 +38,8 @@ from rayotel.web.status import About
 GRACEFUL_CONNECTIONS_SECONDS = 10
 KEEP_ALIVE_SECONDS = 75
 SWITCH_SECONDS = 0.001
+# many more objects than Python waits for: a request makes a few hundred that reference each other
+GC_THRESHOLDS = (10_000, 20, 20)
 
 log = logging.getLogger(__name__)
 
@@ -244,6 +247,10 @@ def _run(service: Service, listener: socket.socket) -> None:
     service.open_connections = lambda: len(server.server_state.connections)
     # requests wait no longer than this for a thread that decodes or commits
     sys.setswitchinterval(SWITCH_SECONDS)
+    # what was imported stays: a full collection would keep every request waiting to go through it
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     # uvicorn raises the signal that stopped it once more at its end; by then it has done its work
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)

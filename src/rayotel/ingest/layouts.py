@@ -44,30 +44,55 @@ def words_of(body: bytes | bytearray) -> Words:
     return np.ndarray((count,), dtype="<u8", buffer=body, strides=(1,))
 
 
+_NUMBER_PLACES, _HISTOGRAM_PLACES = 3, 6
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
     """Places of values, relative to some start; -1: the field is absent.
 
-    `at`: a row per point: time, start time and value; for histograms time, start time, count, sum,
-    min and max. `forms`: what a number is. `buckets`, `bounds`: of all points one after another,
-    `bucket_counts` and `bound_counts` say how many each point has.
+    `rows`: one per point. Places of time, start time and value, then flags and what the number is;
+    for histograms places of time, start time, count, sum, min and max, then flags and how many
+    buckets and bounds it has. `buckets`, `bounds`: of all points one after another.
     """
 
-    at: Int32s
-    flags: Int64s
-    forms: npt.NDArray[np.int8]
+    # few arrays: a body that changed is put together from a hundred layouts
+    rows: Int32s
     buckets: Int32s
-    bucket_counts: Int32s
     bounds: npt.NDArray[np.float64]
-    bound_counts: Int32s
 
     def __len__(self) -> int:
-        return len(self.at)
+        return len(self.rows)
 
     @property
     def size_bytes(self) -> int:
         """Memory of the arrays."""
-        return sum(getattr(self, name).nbytes + 120 for name in self.__slots__)
+        return self.rows.nbytes + self.buckets.nbytes + self.bounds.nbytes + 360
+
+    @property
+    def at(self) -> Int32s:
+        """The places of each point."""
+        return self.rows[:, : _places_in(self.rows)]
+
+    @property
+    def flags(self) -> Int32s:
+        """The flags of each point."""
+        return self.rows[:, _places_in(self.rows)]
+
+    @property
+    def forms(self) -> Int32s:
+        """What each number is."""
+        return self.rows[:, _NUMBER_PLACES + 1]
+
+    @property
+    def bucket_counts(self) -> Int32s:
+        """How many buckets each histogram has."""
+        return self.rows[:, _HISTOGRAM_PLACES + 1]
+
+    @property
+    def bound_counts(self) -> Int32s:
+        """How many bounds each histogram has."""
+        return self.rows[:, _HISTOGRAM_PLACES + 2]
 
     def places(self) -> Int32s:
         """Where all values are."""
@@ -75,15 +100,17 @@ class Layout:
         return np.concatenate([at[at >= 0], self.buckets])
 
 
+def _places_in(rows: Int32s) -> int:
+    return _NUMBER_PLACES if rows.shape[1] == _NUMBER_PLACES + 2 else _HISTOGRAM_PLACES
+
+
 def layout_of(raw: bytes, points: Sequence[PointOutline], data: int) -> Layout:
     """The layout of a metric's points, relative to the metric's first byte. Raises Irregular."""
     is_histogram = data == HISTOGRAM
     tags = (0x19, 0x11, 0x21, 0x29, 0x59, 0x61) if is_histogram else (0x19, 0x11)
     rows: list[list[int]] = []
-    forms: list[int] = []
     buckets: list[int] = []
     bounds: list[bytes] = []
-    bucket_counts, bound_counts = [], []
     for point in points:
         fixed = point.fixed
         if 0x19 not in fixed:
@@ -95,23 +122,18 @@ def layout_of(raw: bytes, points: Sequence[PointOutline], data: int) -> Layout:
             if len(places) > _MAX_BUCKETS:
                 raise Irregular
             buckets.extend(places)
-            bucket_counts.append(len(places))
             first, after = point.packed.get(0x3A, (0, 0))
             bounds.append(raw[first:after])
-            bound_counts.append((after - first) // _WORD_BYTES)
+            row += (point.flags, len(places), (after - first) // _WORD_BYTES)
         else:
             form = _form(point)
-            forms.append(form)
-            row.append(fixed.get(0x31 if form == INTEGER else 0x21, -1) if form else -1)
+            place = fixed.get(0x31 if form == INTEGER else 0x21, -1) if form else -1
+            row += (place, point.flags, form)
         rows.append(row)
     return Layout(
-        np.array(rows, np.int32).reshape(len(rows), len(tags) + (not is_histogram)),
-        np.array([point.flags for point in points], np.int64),
-        np.array(forms, np.int8),
+        np.array(rows, np.int32).reshape(len(rows), 9 if is_histogram else 5),
         np.array(buckets, np.int32),
-        np.array(bucket_counts, np.int32),
         np.frombuffer(b"".join(bounds), "<f8"),
-        np.array(bound_counts, np.int32),
     )
 
 
@@ -137,28 +159,29 @@ class Form:
     places: Int64s
     tags: npt.NDArray[np.uint8]
     one: Layout
+    is_place: npt.NDArray[np.bool_]
+    numbers: Int64s
     bounds: tuple[int, int]
 
-    def fits(self, raw: bytes, starts: Int64s) -> bool:
-        """Whether all points that start there have this form up to their attributes."""
+    def fits(self, raw: bytes, starts: Int64s, ends: Int64s) -> bool:
+        """Whether all points between these have this form up to their attributes."""
+        if (ends - starts).min() < self.size_bytes:
+            return False
         content = np.frombuffer(raw, np.uint8)
         return bool((content[starts[:, None] + self.places] == self.tags).all())
 
-    def layout(self, raw: bytes, starts: Int64s) -> Layout:
-        """The layout of points that have this form."""
-        count, one = len(starts), self.one
-        begin = starts.astype(np.int32)[:, None]
+    def layout(self, raw: bytes, starts: Int64s) -> tuple[Layout, Int64s]:
+        """The layout of points that have this form, and the places of all their numbers."""
+        column = starts[:, None]
+        rows = self.one.rows + column * self.is_place
         first, after = self.bounds
-        bounds = b"".join([raw[start + first : start + after] for start in starts.tolist()])
-        return Layout(
-            np.where(one.at < 0, one.at, one.at + begin),
-            np.zeros(count, np.int64),
-            np.repeat(one.forms, count),
-            (one.buckets + begin).ravel(),
-            np.repeat(one.bucket_counts, count),
-            np.frombuffer(bounds, "<f8"),
-            np.repeat(one.bound_counts, count),
-        )
+        buckets, bounds = self.one.buckets, self.one.bounds
+        if len(buckets):
+            buckets = (buckets + column).astype(np.int32).ravel()
+        if first < after:
+            found = b"".join([raw[start + first : start + after] for start in starts.tolist()])
+            bounds = np.frombuffer(found, "<f8")
+        return Layout(rows.astype(np.int32), buckets, bounds), (column + self.numbers).ravel()
 
 
 def form_of(raw: bytes, point: PointOutline, place: tuple[int, int], data: int) -> Form | None:
@@ -184,33 +207,25 @@ def form_of(raw: bytes, point: PointOutline, place: tuple[int, int], data: int) 
         0,
     )
     one = layout_of(raw[start:end], [moved], data)
-    return Form(size, places, tags, one, moved.packed.get(0x3A, (0, 0)))
+    is_place = np.zeros_like(one.rows, np.bool_)
+    is_place[:, : one.at.shape[1]] = one.at >= 0
+    numbers = one.places().astype(np.int64)
+    return Form(size, places, tags, one, is_place, numbers, moved.packed.get(0x3A, (0, 0)))
 
 
 def joined(layouts: Sequence[Layout], starts: Sequence[int]) -> Layout:
     """Layouts of one kind of metric, each moved to where its metric starts, as one."""
     base = np.array(starts, np.int32)
-    at = np.concatenate([one.at for one in layouts])
-    moved = at + base.repeat(np.array([len(one.at) for one in layouts]))[:, None]
-    moved[at < 0] = -1
-    flags = np.concatenate([one.flags for one in layouts])
-    forms = np.concatenate([one.forms for one in layouts])
-    if len(forms):
-        # numbers have no buckets
-        one = layouts[0]
-        return Layout(
-            moved, flags, forms, one.buckets, one.bucket_counts, one.bounds, one.bound_counts
-        )
+    rows = np.concatenate([one.rows for one in layouts])
+    at = rows[:, : _places_in(rows)]
+    absent = at < 0
+    at += base.repeat(np.array([len(one.rows) for one in layouts]))[:, None]
+    at[absent] = -1
+    if at.shape[1] == _NUMBER_PLACES:
+        return Layout(rows, layouts[0].buckets, layouts[0].bounds)
     buckets = np.concatenate([one.buckets for one in layouts])
-    return Layout(
-        moved,
-        flags,
-        forms,
-        buckets + base.repeat(np.array([len(one.buckets) for one in layouts])),
-        np.concatenate([one.bucket_counts for one in layouts]),
-        np.concatenate([one.bounds for one in layouts]),
-        np.concatenate([one.bound_counts for one in layouts]),
-    )
+    buckets += base.repeat(np.array([len(one.buckets) for one in layouts]))
+    return Layout(rows, buckets, np.concatenate([one.bounds for one in layouts]))
 
 
 class Plan:
@@ -220,7 +235,7 @@ class Plan:
     point has. A field that is absent in some points reads anything there, and is masked.
     """
 
-    __slots__ = ("_buckets", "_index", "_number", "_start", "_times", "places", "size_bytes")
+    __slots__ = ("_buckets", "_index", "_number", "_start", "_times", "size_bytes")
 
     def __init__(self, numbers: Layout | None, histograms: Layout | None) -> None:
         layouts = [one for one in (numbers, histograms) if one is not None]
@@ -232,7 +247,6 @@ class Plan:
         if histograms is not None:
             self._buckets = _Histograms(histograms, gather, 0 if numbers is None else len(numbers))
         self._index = gather.index()
-        self.places = np.concatenate([one.places() for one in layouts]).astype(np.int64)
         points = sum(map(len, layouts))
         self.size_bytes = (
             2 * self._index.nbytes + 40 * points + 3000
@@ -264,11 +278,15 @@ class _Gather:
 
     def field(self, places: Int32s) -> _Field:
         """Add a field: a place per point, or -1."""
-        absent = places < 0
-        is_there = not absent.all()
-        field = _Field(self._count, len(places), absent if absent.any() else None, is_there)
+        is_there = bool(len(places)) and int(places.max()) >= 0
+        absent = None
+        if is_there and int(places.min()) < 0:
+            absent, places = places < 0, np.maximum(places, 0)
+        elif not is_there and len(places):
+            absent = np.ones(len(places), np.bool_)
+        field = _Field(self._count, len(places), absent, is_there)
         if is_there:
-            self._places.append(np.maximum(places, 0))
+            self._places.append(places)
             self._count += len(places)
         return field
 
@@ -309,11 +327,12 @@ class _Numbers:
 
     def __init__(self, layout: Layout, gather: _Gather) -> None:
         self._series = np.arange(len(layout), dtype=np.int32)
-        self._flags = layout.flags if layout.flags.any() else None
+        self._flags = layout.flags.astype(np.int64) if layout.flags.any() else None
         self._value = gather.field(layout.at[:, 2])
         self._is_plain = bool((layout.forms == DOUBLE).all())
-        self._are_integers = layout.forms == INTEGER
-        self._has_no_value = layout.forms == NO_VALUE
+        if not self._is_plain:
+            self._are_integers = layout.forms == INTEGER
+            self._has_no_value = layout.forms == NO_VALUE
 
     def read(self, found: Words, time: Int64s, start: Int64s | None) -> Points:
         """The points of a request."""
@@ -348,7 +367,7 @@ class _Histograms:
     def __init__(self, layout: Layout, gather: _Gather, first: int) -> None:
         self._first_point = first
         self._series = np.arange(first, first + len(layout), dtype=np.int32)
-        self._flags = layout.flags if layout.flags.any() else None
+        self._flags = layout.flags.astype(np.int64) if layout.flags.any() else None
         self._measures = [
             (name, gather.field(layout.at[:, position]))
             for position, name in enumerate(("sum", "min", "max"), 3)
@@ -356,8 +375,9 @@ class _Histograms:
         # counts and buckets next to each other: they are judged together
         self._count = gather.field(layout.at[:, 2])
         self._buckets = gather.field(layout.buckets)
-        lengths = self._lengths = layout.bucket_counts
-        self._bounds = Lists(layout.bounds, layout.bound_counts)
+        # copies: whatever is read keeps these, and must not keep all rows
+        lengths = self._lengths = layout.bucket_counts.copy()
+        self._bounds = Lists(layout.bounds, layout.bound_counts.copy())
         ends = np.cumsum(lengths, dtype=np.int64)
         filled = np.flatnonzero(lengths)
         self._filled = slice(None) if len(filled) == len(lengths) else filled

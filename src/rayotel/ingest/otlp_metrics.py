@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rayotel.ingest import wire
-from rayotel.ingest.layouts import Layout, Plan, Unjudged, joined, words_of
+from rayotel.ingest.layouts import Int64s, Layout, Plan, Unjudged, joined, words_of
 from rayotel.ingest.outline import Irregular, ScopeOutline, scopes_of
 from rayotel.ingest.points import EARLIEST_UNIX_NANO, LATEST_AFTER_ARRIVAL_NANO, FullDecode
 from rayotel.ingest.series import Account, Context, Head, Labels
@@ -25,6 +25,7 @@ from rayotel.ingest.templates import (
     MetricTemplate,
     MetricTemplates,
     Sender,
+    blanked,
     metric_template,
 )
 from rayotel.model import Arrival, MetricBatch, Series
@@ -141,27 +142,27 @@ def _decode_metrics(
 def _recognised(body: bytes, arrival: Arrival, known: Known) -> MetricBatch | None:
     """A body that has a template."""
     template = known.bodies.find(_sender(arrival), body)
-    return None if template is None else _read(template, body, arrival)
+    return None if template is None else _read(template.plan, template.series, body, arrival)
 
 
 def _sender(arrival: Arrival) -> Sender:
     return arrival.stream, arrival.header_columns
 
 
-def _read(template: BodyTemplate, body: bytes, arrival: Arrival) -> MetricBatch:
-    if template.plan is None:
+def _read(
+    plan: Plan | None, series: tuple[Series, ...], body: bytes, arrival: Arrival
+) -> MetricBatch:
+    if plan is None:
         return MetricBatch(arrival, (), ())
     latest = arrival.received_unix_nano + LATEST_AFTER_ARRIVAL_NANO
-    chunks = template.plan.read(words_of(body), EARLIEST_UNIX_NANO, latest)
-    return MetricBatch(arrival, template.series, chunks)
+    return MetricBatch(arrival, series, plan.read(words_of(body), EARLIEST_UNIX_NANO, latest))
 
 
 @dataclass(slots=True)
 class _Metrics:
-    """The metrics of a body: where they start, their bytes, and what was found for each."""
+    """The metrics of a body: where they are, their scopes, and what was found for each."""
 
-    starts: list[int] = field(default_factory=list)
-    raws: list[bytes] = field(default_factory=list)
+    places: list[tuple[int, int]] = field(default_factory=list)
     scopes: list[tuple[Context, MetricTemplates]] = field(default_factory=list)
     templates: list[MetricTemplate | None] = field(default_factory=list)
 
@@ -172,16 +173,18 @@ def _learned(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
     metrics = _Metrics()
     for outline in scopes_of(body):
         scope = known.scope(arrival, outline)
+        candidates_of, templates = scope[1].candidates, metrics.templates
         for start, end in outline.metrics:
-            raw = body[start:end]
-            candidates = scope[1].candidates(raw)
-            metrics.starts.append(start)
-            metrics.raws.append(raw)
-            metrics.scopes.append(scope)
-            metrics.templates.append(candidates[0] if candidates else None)
-    template, irregular = _whole(body, metrics)
-    batch = _read(template, body, arrival)
+            candidates = candidates_of(body, start, end)
+            templates.append(candidates[0] if candidates else None)
+        metrics.places += outline.metrics
+        metrics.scopes += [scope] * len(outline.metrics)
+    fixed, irregular = _whole(body, metrics)
+    plan, all_of = _plan(metrics)
+    batch = _read(plan, all_of, body, arrival)
     if not irregular:
+        # at first sight: a quiet sender must not come here again, where its metrics are remembered
+        template = BodyTemplate(bytes(fixed), _numbers(metrics), plan, all_of)
         known.bodies.add(_sender(arrival), template)
     chunks, series, rejected = batch.chunks, batch.series, Counter[str]()
     if irregular:
@@ -189,36 +192,54 @@ def _learned(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
         full = FullDecode(arrival.received_unix_nano, all_series, rejected)
         templated = {one.head for one in metrics.templates if one is not None}
         for position in irregular:
-            metric = wire.parse_metric(metrics.raws[position])
+            start, end = metrics.places[position]
+            metric = wire.parse_metric(body[start:end])
             _decode_metrics([metric], metrics.scopes[position][0], full, templated)
         chunks, series = [*chunks, *full.chunks()], all_series
     made = max(0, known.account.size_bytes - before)
     return MetricBatch(arrival, series, chunks, rejected, made)
 
 
-def _whole(body: bytes, metrics: _Metrics) -> tuple[BodyTemplate, list[int]]:
-    """The template of a body, and which of its metrics must be decoded in full."""
-    unknown = [i for i, template in enumerate(metrics.templates) if template is None]
-    fixed, mask = _patched(body, metrics)
-    unknown += _differing(body, fixed, mask, metrics)
+def _whole(body: bytes, metrics: _Metrics) -> tuple[bytearray, list[int]]:
+    """The body with its numbers blank, and which of its metrics must be decoded in full."""
+    places, templates = metrics.places, metrics.templates
+    fixed = blanked(body, _numbers(metrics))
+    unknown = [
+        position
+        for position, template in enumerate(templates)
+        if template is None or not fixed.startswith(template.fixed, places[position][0])
+    ]
     for position in unknown:
-        found = metrics.templates[position] = _template_of(metrics, position)
-        start = metrics.starts[position]
-        end = start + len(metrics.raws[position])
-        fixed[start:end] = body[start:end] if found is None else found.fixed
-    irregular = [position for position in unknown if metrics.templates[position] is None]
-    return _body_template(bytes(fixed), metrics), irregular
+        start, end = places[position]
+        raw = body[start:end]
+        found = templates[position] = _template_of(raw, metrics, position)
+        fixed[start:end] = raw if found is None else found.fixed
+    irregular = [position for position in unknown if templates[position] is None]
+    return fixed, irregular
 
 
-def _template_of(metrics: _Metrics, position: int) -> MetricTemplate | None:
+def _numbers(metrics: _Metrics) -> Int64s:
+    """Where the numbers are, if the metrics are what their templates say."""
+    found = [
+        (start, template.places)
+        for (start, _), template in zip(metrics.places, metrics.templates, strict=True)
+        if template is not None
+    ]
+    if not found:
+        return np.zeros(0, np.int64)
+    places = np.concatenate([one for _, one in found])
+    starts = np.array([start for start, _ in found])
+    places += starts.repeat([len(one) for _, one in found])
+    return places
+
+
+def _template_of(raw: bytes, metrics: _Metrics, position: int) -> MetricTemplate | None:
     """Another template that this metric has, or a new one; None where it cannot have any."""
-    raw, (context, templates) = metrics.raws[position], metrics.scopes[position]
+    context, templates = metrics.scopes[position]
     refused = metrics.templates[position]
-    content = np.frombuffer(raw, np.uint8)
-    for candidate in templates.candidates(raw):
-        if candidate is not refused:
-            masked = content & np.frombuffer(candidate.mask, np.uint8)
-            if masked.tobytes() == candidate.fixed:
+    if refused is not None:
+        for candidate in templates.candidates(raw, 0, len(raw)):
+            if candidate is not refused and blanked(raw, candidate.places) == candidate.fixed:
                 return candidate
     try:
         made = metric_template(raw, context)
@@ -228,51 +249,17 @@ def _template_of(metrics: _Metrics, position: int) -> MetricTemplate | None:
     return made
 
 
-_UNMASKED = b"\xff" * 64
-
-
-def _patched(body: bytes, metrics: _Metrics) -> tuple[bytearray, bytearray]:
-    """The body with its metrics replaced by their templates, and the mask; what has none stays."""
-    fixed: list[bytes] = []
-    mask: list[bytes] = []
-    position = 0
-    for start, template in zip(metrics.starts, metrics.templates, strict=True):
-        if template is not None:
-            fixed += (body[position:start], template.fixed)
-            between = start - position
-            mask += (_UNMASKED[:between] if between < 64 else b"\xff" * between, template.mask)
-            position = start + len(template.fixed)
-    fixed.append(body[position:])
-    mask.append(b"\xff" * (len(body) - position))
-    return bytearray(b"".join(fixed)), bytearray(b"".join(mask))
-
-
-def _differing(body: bytes, fixed: bytearray, mask: bytearray, metrics: _Metrics) -> list[int]:
-    """The metrics that are not what their templates say."""
-    masked = np.frombuffer(body, np.uint8) & np.frombuffer(mask, np.uint8)
-    if masked.tobytes() == fixed:
-        return []
-    places = np.flatnonzero(masked != np.frombuffer(fixed, np.uint8))
-    found = np.searchsorted(np.array(metrics.starts), places, side="right") - 1
-    return [int(position) for position in np.unique(found)]
-
-
-def _body_template(fixed: bytes, metrics: _Metrics) -> BodyTemplate:
-    layouts: list[Layout | None] = []
-    series: list[Series] = []
-    for kind in ("number", "histogram"):
-        found = [
-            (start, template)
-            for start, template in zip(metrics.starts, metrics.templates, strict=True)
-            if template is not None and template.kind == kind and template.series
-        ]
-        layouts.append(
-            joined([one.layout for _, one in found], [start for start, _ in found])
-            if found
-            else None
-        )
-        for _, one in found:
-            series += one.series
-    plan = Plan(*layouts) if series else None
-    places = np.zeros(0, np.int64) if plan is None else plan.places
-    return BodyTemplate(fixed, places, plan, tuple(series))
+def _plan(metrics: _Metrics) -> tuple[Plan | None, tuple[Series, ...]]:
+    """How the points of all metrics are read, and their series."""
+    layouts: dict[str, list[Layout]] = {"number": [], "histogram": []}
+    starts: dict[str, list[int]] = {"number": [], "histogram": []}
+    series: dict[str, list[Series]] = {"number": [], "histogram": []}
+    for (start, _), template in zip(metrics.places, metrics.templates, strict=True):
+        if template is not None and template.series:
+            layouts[template.kind].append(template.layout)
+            starts[template.kind].append(start)
+            series[template.kind] += template.series
+    plan = None
+    if any(layouts.values()):
+        plan = Plan(*(joined(of, starts[kind]) if of else None for kind, of in layouts.items()))
+    return plan, (*series["number"], *series["histogram"])

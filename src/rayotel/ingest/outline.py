@@ -103,7 +103,15 @@ def _around(raw: bytes, position: int, end: int) -> tuple[bytes, list[tuple[int,
     members: list[tuple[int, int]] = []
     last = 0
     while position < end:
-        tag, start, after = _field(raw, position, end)
+        # a body has hundreds of members: their lengths, of two bytes mostly, are read in place
+        size, more = raw[position + 1], raw[position + 2]
+        if raw[position] == 0x12 and size >= 0x80 > more:
+            tag, start = 0x12, position + 3
+            after = start + (size & 0x7F | more << 7)
+            if after > end:
+                raise Irregular
+        else:
+            tag, start, after = _field(raw, position, end)
         if tag == 0x12 and last <= 0x12 and len(members) < _MAX_MEMBERS:
             members.append((start, after))
         elif tag == 0x0A and last == 0:
@@ -206,10 +214,23 @@ def point_outline(raw: bytes, position: int, end: int, data: int) -> PointOutlin
     return PointOutline(fixed, packed, (first, last_attribute), flags)
 
 
-def attributes_of(raw: bytes, position: int, end: int) -> tuple[bytes, ...]:
-    """The serialized attributes between these places, which `point_outline` found."""
+def attributes_of(raw: bytes, position: int, end: int, data: int) -> tuple[bytes, ...]:
+    """The serialized attributes of a point of GAUGE or HISTOGRAM; there is nothing else.
+
+    Raises Irregular or IndexError where there is.
+    """
+    attribute = _ATTRIBUTES[data]
     found = []
     while position < end:
-        _, start, position = _field(raw, position, end)
-        found.append(raw[start:position])
+        if raw[position] != attribute:
+            raise Irregular
+        size = raw[position + 1]
+        if size < 0x80:
+            position += 2
+        else:
+            size, position = length_at(raw, position + 1)
+        found.append(raw[position : position + size])
+        position += size
+    if position > end:
+        raise Irregular
     return tuple(found)

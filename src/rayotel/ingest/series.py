@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayotel.ingest import wire
 from rayotel.ingest.attributes import attribute_text, attributes_json, json_text, text_of
 from rayotel.lake.schema import header_column, label_column
 from rayotel.model import Arrival, Series
+
+if TYPE_CHECKING:
+    from rayotel.ingest.layouts import Form
 
 # measured: a series with nine labels, its key and its places in dictionaries
 SERIES_BYTES = 400
@@ -51,6 +54,7 @@ class Labels:
 
     def __init__(self, account: Account) -> None:
         self._known: dict[bytes, Label | None] = {}
+        self._orders: dict[tuple[str, ...], list[int] | None] = {}
         self._account = account
 
     def of(self, attribute: bytes) -> Label | None:
@@ -65,6 +69,17 @@ class Labels:
         self._account.size_bytes += LABEL_BYTES + 6 * len(attribute)
         return label
 
+    def order(self, columns: tuple[str, ...]) -> list[int] | None:
+        """Places of these columns in ASCII order; None where two are alike but for their case."""
+        if columns in self._orders:
+            return self._orders[columns]
+        order: list[int] | None = None
+        if len({column.lower() for column in columns}) == len(columns):
+            order = sorted(range(len(columns)), key=columns.__getitem__)
+        self._orders[columns] = order
+        self._account.size_bytes += LABEL_BYTES + 16 * len(columns)
+        return order
+
 
 class Head:
     """A metric without its points: what its series have in common, and those that are known.
@@ -72,7 +87,7 @@ class Head:
     `known`: by the attributes as a tuple, or as the bytes of all of them with their tags.
     """
 
-    __slots__ = ("_account", "_framed", "_labels", "_outer", "data", "fixed", "known")
+    __slots__ = ("_account", "_framed", "_labels", "_outer", "data", "fixed", "form", "known")
 
     def __init__(
         self, data: str, fixed: Fixed, context: Context, labels: Labels, account: Account
@@ -80,6 +95,8 @@ class Head:
         self.data = data
         self.fixed = fixed
         self.known: dict[bytes | Attributes, Series] = {}
+        # what its points looked like last, up to their attributes
+        self.form: Form | None = None
         self._outer = context.outer
         self._labels = labels
         self._account = account
@@ -89,30 +106,40 @@ class Head:
 
     def series(self, attributes: Attributes, key: bytes | Attributes) -> Series:
         """The series that these serialized attributes make, remembered under `key`."""
+        labels = self._labels
         found = [*self._outer]
         for raw in attributes:
-            label = self._labels.of(raw)
+            label = labels.of(raw)
             if label is not None:
                 found.append(label)
-        # ASCII order decides among names that differ only in case; sort is stable for the rest
-        found.sort(key=_column)
-        first: dict[str, Label] = {}
+        order = labels.order(tuple([label.pair[0] for label in found]))
         spare: list[tuple[str, str]] = []
-        for label in found:
-            if label.folded in first:
-                spare.append(label.pair)
-            else:
-                first[label.folded] = label
-        pairs = tuple(label.pair for label in first.values())
-        if spare:
-            found.sort(key=_pair)
+        if order is not None:
+            found = [found[place] for place in order]
+            pairs = tuple([label.pair for label in found])
+        else:
+            pairs = _sorted_out(found, spare)
         # first 64 bits of BLAKE2b over stream, metric, scope and labels, each length-prefixed
-        digest = hashlib.blake2b(self._framed, digest_size=8)
-        digest.update(b"".join([label.framed for label in found]))
-        identity = int.from_bytes(digest.digest(), "little", signed=True)
+        framed = self._framed + b"".join([label.framed for label in found])
+        digest = hashlib.blake2b(framed, digest_size=8).digest()
+        identity = int.from_bytes(digest, "little", signed=True)
         one = self.known[key] = Series(identity, self.fixed, pairs, tuple(spare))
         self._account.size_bytes += SERIES_BYTES + sum(map(len, attributes))
         return one
+
+
+def _sorted_out(found: list[Label], spare: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """The labels that get a column, and the others into `spare`, where names are alike."""
+    # ASCII order decides among names that differ only in case; sort is stable for the rest
+    found.sort(key=_column)
+    first: dict[str, Label] = {}
+    for label in found:
+        if label.folded in first:
+            spare.append(label.pair)
+        else:
+            first[label.folded] = label
+    found.sort(key=_pair)
+    return tuple(label.pair for label in first.values())
 
 
 def _column(label: Label) -> str:

@@ -54,14 +54,23 @@ Sender = tuple[str, tuple[tuple[str, str], ...]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MetricTemplate:
-    """A metric's bytes with the numbers masked to zero, `mask` (0 where masked), and its series."""
+    """A metric's bytes with the numbers at `places` blank, how they are read, and its series."""
 
     fixed: bytes
-    mask: bytes
+    places: Int64s
     kind: str
     layout: Layout
     series: tuple[Series, ...]
     head: Head
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of this template."""
+        arrays = self.places.nbytes + self.layout.size_bytes
+        return len(self.fixed) + arrays + 8 * len(self.series) + _TEMPLATE_BYTES
+
+
+_Found = tuple[Layout, Int64s, list[Series]]
 
 
 def metric_template(raw: bytes, context: Context) -> MetricTemplate:
@@ -77,56 +86,48 @@ def metric_template(raw: bytes, context: Context) -> MetricTemplate:
         )
     except IndexError:
         raise Irregular from None
-    layout, series = found
-    mask = np.full(len(raw), 0xFF, np.uint8)
-    mask[(layout.places()[:, None] + np.arange(WORD_BYTES)).ravel()] = 0
-    fixed = np.frombuffer(raw, np.uint8) & mask
-    return MetricTemplate(
-        fixed.tobytes(), mask.tobytes(), kind_of(outline.data), layout, tuple(series), head
-    )
+    layout, places, series = found
+    fixed = bytes(blanked(raw, places))
+    return MetricTemplate(fixed, places, kind_of(outline.data), layout, tuple(series), head)
 
 
-def _alike(
-    raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head
-) -> tuple[Layout, list[Series]] | None:
-    """Layout and series of points that all have the form of the first; None where they do not."""
+def _alike(raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head) -> _Found | None:
+    """What points have that are all of one form; None where they are not."""
     if not points:
         return None
-    form = form_of(raw, point_outline(raw, *points[0], data), points[0], data)
-    if form is None:
-        return None
-    places = np.array(points, np.int64)
-    starts = places[:, 0]
-    if (places[:, 1] - starts < form.size_bytes).any() or not form.fits(raw, starts):
-        return None
+    starts, ends = np.array(points, np.int64).T
+    form = head.form
+    if form is None or not form.fits(raw, starts, ends):
+        form = form_of(raw, point_outline(raw, *points[0], data), points[0], data)
+        if form is None or not form.fits(raw, starts, ends):
+            return None
+        head.form = form
     size, known, series = form.size_bytes, head.known, []
     for start, end in points:
         # what stands behind the form is a key only where it was walked, and is attributes alone
         one = known.get(raw[start + size : end])
         if one is None:
-            outline = point_outline(raw, start, end, data)
-            attributes = (start + size, end) if start + size < end else (0, 0)
-            if outline.attributes != attributes:
+            try:
+                one = _series(raw, (start + size, end), data, head)
+            except Irregular:
                 return None
-            one = _series(raw, outline.attributes, head)
         series.append(one)
-    return form.layout(raw, starts), series
+    return (*form.layout(raw, starts), series)
 
 
-def _one_by_one(
-    raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head
-) -> tuple[Layout, list[Series]]:
-    """Layout and series of any points that were walked without surprise."""
+def _one_by_one(raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head) -> _Found:
+    """What any points have that were walked without surprise."""
     outlines = [point_outline(raw, start, end, data) for start, end in points]
     layout = layout_of(raw, outlines, data)
-    return layout, [_series(raw, one.attributes, head) for one in outlines]
+    series = [_series(raw, one.attributes, data, head) for one in outlines]
+    return layout, layout.places().astype(np.int64), series
 
 
-def _series(raw: bytes, attributes: tuple[int, int], head: Head) -> Series:
+def _series(raw: bytes, attributes: tuple[int, int], data: int, head: Head) -> Series:
     key = raw[attributes[0] : attributes[1]]
     one = head.known.get(key)
     if one is None:
-        found = attributes_of(raw, *attributes)
+        found = attributes_of(raw, *attributes, data)
         if max(map(len, found), default=0) > MAX_ATTRIBUTE_BYTES:
             raise Irregular
         one = head.series(found, key)
@@ -143,11 +144,11 @@ class MetricTemplates:
         self._sights: set[int] = set()
         self._account = account
 
-    def candidates(self, raw: bytes) -> Sequence[MetricTemplate]:
-        """Templates that this metric may have, the latest first."""
-        size, head = len(raw), raw[:_HEAD_BYTES]
+    def candidates(self, body: bytes, start: int, end: int) -> Sequence[MetricTemplate]:
+        """Templates that the metric between these places may have, the latest first."""
+        size, head = end - start, body[start : min(start + _HEAD_BYTES, end)]
         tail = self._tails.get((size, head))
-        return () if tail is None else self._found.get((size, head, raw[size - tail :]), ())
+        return () if tail is None else self._found.get((size, head, body[end - tail : end]), ())
 
     def add(self, raw: bytes, template: MetricTemplate) -> None:
         """Remember a template made of these bytes, if the like of it was here before.
@@ -160,15 +161,12 @@ class MetricTemplates:
             self._sights.add(sight)
             self._account.size_bytes += _SIGHT_BYTES
             return
-        last = template.mask.rfind(0) + 1
+        last = int(template.places.max(initial=-WORD_BYTES)) + WORD_BYTES
         tail = min(size - last, self._tails.get((size, head), _MAX_TAIL_BYTES))
         self._tails[size, head] = tail
         key = (size, head, raw[size - tail :])
         self._found[key] = [template, *self._found.get(key, ())][:_MAX_ALIKE]
-        self._account.size_bytes += (
-            2 * size + 2 * tail + template.layout.size_bytes + 8 * len(template.series)
-            + _TEMPLATE_BYTES
-        )  # fmt: skip
+        self._account.size_bytes += template.size_bytes + 2 * tail + 2 * _HEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -188,7 +186,7 @@ class BodyTemplate:
 
 
 def blanked(body: bytes, places: Int64s) -> bytearray:
-    """The body with zeros for the words at these places."""
+    """The body, or a metric's bytes, with zeros for the words at these places."""
     blank = bytearray(body)
     if len(places):
         words_of(blank)[places] = 0

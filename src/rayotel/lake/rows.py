@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int64]
 Indexes = npt.NDArray[np.int32]
+Codes = npt.NDArray[np.signedinteger[Any]]
 
 _PER_SERIES = (
     "metric_name", "metric_type", "metric_unit", "metric_description", "metric_metadata",
@@ -86,16 +87,18 @@ def tables_by_hour(batches: Sequence[MetricBatch], labels: LabelColumns) -> dict
 
 def _rows(batches: Sequence[MetricBatch]) -> tuple[_Rows, list[Series]]:
     """The points of all batches, with indexes that hold for all of them; the distinct series."""
-    positions: dict[Series, int] = {}
     # batches that were read by one template share their series
+    distinct = {id(batch.series): batch.series for batch in batches}
+    known: dict[Series, int] = {}
     shared: dict[int, Indexes] = {}
+    # a batch at a time: what is done in one call keeps all other threads waiting
+    for key, some in distinct.items():
+        new = dict.fromkeys([one for one in some if one not in known])
+        known.update(zip(new, range(len(known), len(known) + len(new)), strict=True))
+        shared[key] = np.fromiter(map(known.__getitem__, some), np.int32, len(some))
     found: list[tuple[int, Points, Indexes]] = []
     for number, batch in enumerate(batches):
-        spread = shared.get(id(batch.series))
-        if spread is None:
-            spread = shared[id(batch.series)] = np.array(
-                [positions.setdefault(one, len(positions)) for one in batch.series], np.int32
-            )
+        spread = shared[id(batch.series)]
         found += [(number, points, spread) for points in batch.chunks]
     # points of one kind one after another: a series is of one kind, so its points keep their order
     found.sort(key=lambda one: one[1].kind)
@@ -105,10 +108,10 @@ def _rows(batches: Sequence[MetricBatch]) -> tuple[_Rows, list[Series]]:
     rows = _Rows(
         chunks,
         np.repeat(numbers, [len(points) for points in chunks]),
-        np.concatenate([none, *(spread[points.series] for _, points, spread in found)]),
+        np.concatenate([none, *(spread.take(points.series) for _, points, spread in found)]),
         np.concatenate([none.astype(np.int64), *(points.time for points in chunks)]),
     )
-    return rows, list(positions)
+    return rows, list(known)
 
 
 def _table(
@@ -119,27 +122,31 @@ def _table(
     labels: LabelColumns,
 ) -> pa.Table:
     """The rows at `chosen` (None: all) as a table."""
-    of_series = rows.series if chosen is None else rows.series[chosen]
-    used, place = _ranked(series, of_series)
+    used, place = _ranked(series, rows.series if chosen is None else rows.series[chosen])
     time = rows.time if chosen is None else rows.time[chosen]
     order = _order(place, time)
-    place = place[order]
+    # rows are in order of their series, so what is of a series is repeated for each of its rows
+    counts = np.bincount(place, minlength=len(used))
     order = order if chosen is None else chosen[order]
     columns: dict[str, pa.Array] = {
-        "time_unix_nano": pa.array(rows.time[order]).view(schema.TIMESTAMP)
+        "time_unix_nano": pa.array(rows.time.take(order)).view(schema.TIMESTAMP)
     }
-    columns.update(_request_columns(arrivals, rows.request[order]))
+    columns.update(_request_columns(arrivals, rows.request.take(order)))
     columns.update(_point_columns(rows, pa.array(order)))
-    columns.update(_series_columns(used, place))
+    columns.update(_series_columns(used, counts))
     by_label, overflow = _label_columns(used, labels)
-    columns[schema.OVERFLOW] = _spread(overflow, place)
+
+    def of_series(codes: Codes) -> Codes:
+        return codes.repeat(counts)
+
+    columns[schema.OVERFLOW] = _text(overflow, of_series)
     arrays, names = [], []
     for fixed in schema.METRIC_COLUMNS:
         array = columns.get(fixed.name)
-        arrays.append(pa.nulls(len(place), fixed.type) if array is None else array)
+        arrays.append(pa.nulls(len(order), fixed.type) if array is None else array)
         names.append(fixed.name)
     for name in sorted(by_label):
-        arrays.append(_spread(by_label[name], place))
+        arrays.append(_text(by_label[name], of_series))
         names.append(name)
     return pa.table(arrays, names=names)
 
@@ -156,18 +163,21 @@ def _ranked(series: list[Series], of_rows: Indexes) -> tuple[list[Series], Index
     is_used = np.zeros(len(series), np.bool_)
     is_used[of_rows] = True
     fixed: dict[int, str] = {}
-    by_metric: dict[str, list[_Key]] = {}
+    by_metric: dict[str, list[int]] = {}
     for position in np.flatnonzero(is_used).tolist():
         one = series[position]
-        rest = fixed.get(id(one.fixed))
-        if rest is None:
-            rest = fixed[id(one.fixed)] = repr(one.fixed)
-        key = (one.labels, rest, one.spare, position)
-        by_metric.setdefault(str(one.fixed["metric_name"]), []).append(key)
+        if id(one.fixed) not in fixed:
+            fixed[id(one.fixed)] = repr(one.fixed)
+        by_metric.setdefault(str(one.fixed["metric_name"]), []).append(position)
     place = np.empty(len(series), np.int32)
     used: list[Series] = []
-    # a sort keeps all other threads waiting: many short ones instead of a long one
-    for _, keys in sorted(by_metric.items()):
+    # a sort keeps all other threads waiting: many short ones instead of a long one, and few keys
+    # at a time, or garbage collection would go through all that is remembered
+    for _, positions in sorted(by_metric.items()):
+        keys: list[_Key] = []
+        for position in positions:
+            one = series[position]
+            keys.append((one.labels, fixed[id(one.fixed)], one.spare, position))
         keys.sort()
         last = None
         for labels, rest, spare, position in keys:
@@ -175,7 +185,7 @@ def _ranked(series: list[Series], of_rows: Indexes) -> tuple[list[Series], Index
                 used.append(series[position])
                 last = (labels, rest, spare)
             place[position] = len(used) - 1
-    return used, place[of_rows]
+    return used, place.take(of_rows)
 
 
 def _order(place: Indexes, time: Ints) -> Ints:
@@ -183,7 +193,7 @@ def _order(place: Indexes, time: Ints) -> Ints:
     # small integers are sorted by radix
     narrow = place.astype(np.uint16) if not len(place) or place.max() < 2**16 else place
     order = np.argsort(narrow, kind="stable")
-    by_series, by_time = place[order], time[order]
+    by_series, by_time = place.take(order), time.take(order)
     if ((np.diff(by_time) < 0) & (np.diff(by_series) == 0)).any():
         return np.lexsort((time, place))
     return order
@@ -197,8 +207,11 @@ def _point_columns(rows: _Rows, order: pa.Array) -> dict[str, pa.Array]:
         columns["start_time_unix_nano"] = (
             pa.array(start, mask=start == 0).view(schema.TIMESTAMP).take(order)
         )
-    flags = np.concatenate([_or_zeros(one.flags, len(one)) for one in rows.chunks])
-    columns["data_point_flags"] = pa.array(flags).take(order)
+    if any(points.flags is not None for points in rows.chunks):
+        flags = np.concatenate([_or_zeros(one.flags, len(one)) for one in rows.chunks])
+        columns["data_point_flags"] = pa.array(flags).take(order)
+    else:
+        columns["data_point_flags"] = pa.array(np.zeros(len(order), np.int64))
     names = {name: None for points in rows.chunks for name in points.values}
     kinds = [list(same) for _, same in itertools.groupby(rows.chunks, key=_kind)]
     for name in names:
@@ -251,15 +264,17 @@ def _or_zeros(found: Ints | None, length: int) -> Ints:
 def _request_columns(arrivals: list[Arrival], request: Indexes) -> dict[str, pa.Array]:
     received = np.array([one.received_unix_nano for one in arrivals], np.int64)
     return {
-        "p_timestamp": pa.array(received[request]).view(schema.TIMESTAMP),
-        "p_src_ip": _spread([one.source_ip for one in arrivals], request),
-        "p_user_agent": _spread([one.user_agent for one in arrivals], request),
+        "p_timestamp": pa.array(received.take(request)).view(schema.TIMESTAMP),
+        "p_src_ip": _text([one.source_ip for one in arrivals], lambda codes: codes.take(request)),
+        "p_user_agent": _text(
+            [one.user_agent for one in arrivals], lambda codes: codes.take(request)
+        ),
     }
 
 
-def _series_columns(used: list[Series], place: Indexes) -> dict[str, pa.Array]:
-    ids = np.array([one.series_id for one in used], np.int64)
-    columns = {"series_id": pa.array(ids[place])}
+def _series_columns(used: list[Series], counts: Ints) -> dict[str, pa.Array]:
+    ids = np.fromiter((one.series_id for one in used), np.int64, len(used))
+    columns = {"series_id": pa.array(ids.repeat(counts))}
     # series of one metric share what is fixed
     metrics: dict[int, int] = {}
     distinct: list[Mapping[str, str | bool | int | None]] = []
@@ -269,14 +284,18 @@ def _series_columns(used: list[Series], place: Indexes) -> dict[str, pa.Array]:
         if number == len(distinct):
             distinct.append(one.fixed)
         of_series[position] = number
-    metric = of_series[place]
+    metric = of_series.repeat(counts)
+
+    def of_metric(codes: Codes) -> Codes:
+        return codes.take(metric)
+
     for name in _PER_SERIES:
         values = [fixed.get(name) for fixed in distinct]
         if all(value is None for value in values):
             continue
         kind = schema.METRIC_TYPES[name]
         if pa.types.is_string(kind):
-            columns[name] = _spread(values, metric)
+            columns[name] = _text(values, of_metric)
         else:
             columns[name] = pa.array(values, kind).take(pa.array(metric))
     return columns
@@ -292,6 +311,7 @@ def _label_columns(
             spelling.setdefault(column.lower(), column)
     values: dict[str, list[str | None]] = {name: [None] * len(used) for name in spelling.values()}
     overflow: list[str | None] = [None] * len(used)
+    texts: dict[_Pairs, str] = {}
     for position, one in enumerate(used):
         demoted = []
         for column, text in one.labels:
@@ -305,7 +325,11 @@ def _label_columns(
             demoted.append((column, text))
         # of one label sent twice, the value that could have had the column was sent first
         if demoted or one.spare:
-            overflow[position] = _overflow_text([*demoted, *one.spare])
+            pairs = (*demoted, *one.spare)
+            # few are ever different, and JSON costs more than all else of a series
+            if pairs not in texts:
+                texts[pairs] = _overflow_text(pairs)
+            overflow[position] = texts[pairs]
     return values, overflow
 
 
@@ -317,18 +341,22 @@ def _overflow_text(pairs: Iterable[tuple[str, str]]) -> str:
     return json.dumps(flat, ensure_ascii=False, sort_keys=True)
 
 
-def _spread(values: Sequence[object], index: Indexes) -> pa.Array:
-    """Text per series (or request) to text per row, each distinct text kept once."""
+def _text(values: Sequence[object], spread: Callable[[Codes], Codes]) -> pa.Array:
+    """Text per series, metric or request to text per row, each distinct text kept once.
+
+    `spread` takes a code per series, or what it may be, to a code per row.
+    """
     encoded = pa.array(values, pa.string()).dictionary_encode()
+    size = len(encoded.dictionary)
     # the narrowest codes that hold all texts: a commit has a code per row and label column
-    narrow = np.dtype(np.int8 if len(encoded.dictionary) < 2**7 else np.int32)
-    if len(encoded.dictionary) in range(2**7, 2**15):
-        narrow = np.dtype(np.int16)
-    codes = encoded.indices.fill_null(0).to_numpy().astype(narrow)[index]
+    kind = np.int8 if size < 2**7 else np.int16 if size < 2**15 else np.int32
+    codes = spread(encoded.indices.fill_null(-1).to_numpy().astype(kind))
     bitmap = None
     if encoded.indices.null_count:
-        is_valid = encoded.indices.is_valid().to_numpy(zero_copy_only=False)
-        bitmap = pa.py_buffer(np.packbits(is_valid[index], bitorder="little"))
+        is_valid = codes >= 0
+        bitmap = pa.py_buffer(np.packbits(is_valid, bitorder="little"))
+        codes *= is_valid
     buffers = [bitmap, pa.py_buffer(codes)]
-    spread = pa.Array.from_buffers(pa.from_numpy_dtype(narrow), len(index), buffers)
-    return pa.DictionaryArray.from_arrays(spread, encoded.dictionary)
+    rows = pa.Array.from_buffers(pa.from_numpy_dtype(codes.dtype), len(codes), buffers)
+    # codes come from the dictionary itself: there is nothing to check
+    return pa.DictionaryArray.from_arrays(rows, encoded.dictionary, safe=False)
