@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from harness import PROTOBUF, Server, ask, gauge_request, rayotel, wait_until
 from lakes import HOUR, OTHER, RECEIVER, START, commit, names
 from rayotel.errors import LakeError
-from rayotel.lake import catalog, compaction, layout, merge
+from rayotel.lake import apart, catalog, compaction, layout, merge
 from rayotel.lake.compactor import Compactor, Schedule
 from rayotel.lake.layout import Part, PartName
 from rayotel.lake.storage import Storage, open_storage
@@ -307,6 +307,41 @@ def test_a_damaged_part_stops_no_other_hour(tmp_path: Path) -> None:
         compact(storage, tmp_path / "work")
     assert len(catalog.all_parts(storage, "s")) == 2
     assert len(catalog.parts(storage, "z")) == 1
+
+
+def test_a_merge_apart_is_the_same_merge(recorded_lake: Storage, tmp_path: Path) -> None:
+    """A process of its own gives the same bytes, and names damage as such."""
+    found = [part.name.key for part in catalog.parts(recorded_lake, "raymetrics")]
+    paths = [Path(recorded_lake.url) / key for key in found]
+    results = []
+    for number, merging in enumerate((merge.merge, apart.merge_apart)):
+        spill = tmp_path / str(number)
+        spill.mkdir()
+        rows = merging(paths, spill / "out", "raymetrics", spill)
+        results.append((rows, (spill / "out").read_bytes()))
+    assert results[0] == results[1]
+    broken = tmp_path / "broken"
+    broken.write_bytes(paths[0].read_bytes()[:-20] + b"x" * 20)
+    with pytest.raises(ValueError, match="Parquet"):
+        apart.merge_apart([broken], tmp_path / "out", "raymetrics", tmp_path)
+    with pytest.raises(OSError, match="ended with 4") as raised:
+        apart.merge_apart([tmp_path / "none"], tmp_path / "out", "raymetrics", tmp_path)
+    assert not apart.is_damage(raised.value)
+
+
+def test_a_part_damaged_in_its_middle_is_named(tmp_path: Path) -> None:
+    """Also where only the reading of its pages fails."""
+    storage = open_storage(str(tmp_path / "lake"))
+    keys = [
+        commit(storage, number, gauge_request(*range(500), time_unix_nano=START))[0]
+        for number in (1, 2)
+    ]
+    content = bytearray(storage.read(keys[0]))
+    for place in range(200, len(content) // 2):
+        content[place] ^= 0x55
+    storage.put(keys[0], memoryview(content))
+    with pytest.raises(LakeError, match="cannot merge"):
+        compact(storage, tmp_path / "work")
 
 
 def test_what_a_crash_left_half_written_goes_in_time(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ class Service:
                     settings.compaction_grace_seconds,
                     parse_policies(settings.retention, settings.retention_by_stream),
                 ),
+                apart=True,
             ),
             lambda: self.journal.receiver,
             settings.compaction_interval_seconds,

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rayotel.errors import DataDirectoryBusy, LakeError, StorageError
 from rayotel.lake import catalog, compaction
+from rayotel.lake.apart import IN_PROCESS_BYTES, is_damage, merge_apart
 from rayotel.lake.compaction import Job
 from rayotel.lake.layout import Part
 from rayotel.lake.merge import merge
@@ -65,10 +66,14 @@ class Schedule:
 class Compactor:
     """Compacts the parts of one receiver. `work` is a directory of its own to spill into."""
 
-    def __init__(self, storage: Storage, work: Path, schedule: Schedule) -> None:
+    def __init__(
+        self, storage: Storage, work: Path, schedule: Schedule, *, apart: bool = False
+    ) -> None:
+        """`apart`: merge in processes of their own."""
         self._storage = storage
         self._work = work
         self._schedule = schedule
+        self._apart = apart
 
     def run(
         self,
@@ -174,8 +179,13 @@ class Compactor:
                 pass
             output = spill / "output.parquet"
             try:
-                rows = merge(paths, output, job.output.stream, spill)
-            except (ValueError, KeyError, TypeError) as error:
+                size_bytes = sum(part.size_bytes for part in job.inputs)
+                is_apart = self._apart and size_bytes > IN_PROCESS_BYTES
+                merging = merge_apart if is_apart else merge
+                rows = merging(paths, output, job.output.stream, spill)
+            except (ValueError, KeyError, TypeError, OSError) as error:
+                if not is_damage(error):
+                    raise
                 raise LakeError(
                     f"cannot merge {len(paths)} parts into '{job.output.key}': {error}",
                     hint="rayotel verify names the part that is damaged",
