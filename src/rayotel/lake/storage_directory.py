@@ -97,18 +97,33 @@ class DirectoryStorage:
 
     def objects(self, prefix: str) -> Iterator[StoredObject]:
         """Walk the directory that `prefix` names or begins in."""
-        start = self._root / prefix.rpartition("/")[0]
-        for directory, _, names in os.walk(start, onerror=_refuse):
-            if Path(directory) == self._root / TEMPORARY:
-                continue
-            for name in names:
-                path = Path(directory) / name
-                key = path.relative_to(self._root).as_posix()
-                if not key.startswith(prefix):
-                    continue
-                with contextlib.suppress(FileNotFoundError):  # removed since the walk saw it
-                    status = path.stat()
-                    yield StoredObject(key, status.st_size, status.st_mtime)
+        waiting = [prefix.rpartition("/")[0]]
+        while waiting:
+            folder = waiting.pop()
+            for entry in self._entries(folder):
+                key = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if key != TEMPORARY and (
+                        key.startswith(prefix) or prefix.startswith(f"{key}/")
+                    ):
+                        waiting.append(key)
+                elif key.startswith(prefix) and not entry.is_dir():
+                    with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                        status = entry.stat()
+                        yield StoredObject(key, status.st_size, status.st_mtime)
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        """What is in a folder; nothing where there is none.
+
+        One that cannot be listed is an error: parts left out are wrong answers.
+        """
+        path = f"{self._root}/{folder}"
+        with _translated(f"list '{path}'"):
+            try:
+                with os.scandir(path) as entries:
+                    return list(entries)
+            except FileNotFoundError:
+                return []
 
     def unfinished(self) -> Iterator[StoredObject]:
         """Files that were not renamed to their place, perhaps because they are being written."""
@@ -138,13 +153,6 @@ class DirectoryStorage:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-
-def _refuse(error: OSError) -> None:
-    """A directory that cannot be listed is an error: parts left out are wrong answers."""
-    if not isinstance(error, FileNotFoundError):
-        with _translated(f"list '{error.filename}'"):
-            raise error
 
 
 def _make_directories(path: Path) -> list[Path]:
