@@ -32,8 +32,10 @@ check: $(STAMP)  ## lint, format and types
 docs: $(STAMP)  ## write the generated parts of the documents anew
 	$(BIN)/python tests/generated_docs.py
 
-bench: $(STAMP)  ## measure, and print one table
+bench: $(STAMP)  ## measure ingest, storage and questions, some ten minutes, and print a table of each
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/storage.py
+	$(BIN)/python benchmarks/questions.py 20 6
 
 bench-peers: $(STAMP)  ## measure beside VictoriaMetrics and Prometheus, fetched from Debian for it
 	$(BIN)/python benchmarks/peers.py $(ARGS)

@@ -74,11 +74,19 @@ def questions() -> list[Question]:
     return found
 
 
+def _plain(table: pa.Table) -> pa.Table:
+    """The table with its texts written out: dictionaries of several tables may not fit together."""
+    columns = [
+        column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+        for column in table.columns
+    ]
+    return pa.table(columns, names=table.column_names)
+
+
 def worker_scrapes() -> list[pa.Table]:
     """Every second scrape of the recorded worker, in order of time."""
-    table = pa.concat_tables(recorded_tables(), promote_options="default")
-    instances = table.column("metric_instance").cast(pa.string())
-    table = table.filter(pc.ends_with(instances, WORKER)).unify_dictionaries().combine_chunks()
+    table = pa.concat_tables(map(_plain, recorded_tables()), promote_options="default")
+    table = table.filter(pc.ends_with(table.column("metric_instance"), WORKER)).combine_chunks()
     times = table.column("time_unix_nano").cast(pa.int64()).to_numpy()
     return [table.filter(pa.array(times == one)) for one in np.unique(times)[::2]]
 
