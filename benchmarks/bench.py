@@ -35,6 +35,7 @@ from rayotel.query import shipped
 from rayotel.query.session import Session
 
 ROUNDS = 5
+CHURN_REQUESTS, CHURN_SERIES = 500, 2000
 LOAD_ROUNDS = 6
 HOUR_NANO = 3600 * 10**9
 ROUND_NANO = 1000 * 10**9  # longer than the recording: no point is sent twice
@@ -102,6 +103,33 @@ def decode(found: list[Record]) -> tuple[list[Row], list[MetricBatch]]:
 def _all_by(decoder: Decoder, found: list[Record]) -> None:
     for one in found:
         decoder.decode(one)
+
+
+def churn() -> list[Row]:
+    """Series that come once and never again, as from workers without end."""
+    decoder = new_decoder()
+    now, seconds, memory = time.time_ns(), 0.0, 0.0
+    for number in range(CHURN_REQUESTS):
+        request = ExportMetricsServiceRequest()
+        metric = request.resource_metrics.add().scope_metrics.add().metrics.add(name="m")
+        for point in range(CHURN_SERIES):
+            one = metric.gauge.data_points.add(time_unix_nano=now, as_double=point)
+            worker = f"{number:020d}{point:036d}"
+            for key, text in (("SessionName", "s"), ("WorkerId", worker), ("instance", "node-1")):
+                one.attributes.add(key=key).value.string_value = text
+        arrival = Arrival("metrics", "s", PROTOBUF, "identity", now, "", "")
+        record = Record(arrival, request.SerializeToString())
+        started = time.process_time()
+        decoder.decode(record)
+        seconds += time.process_time() - started
+        if number == CHURN_REQUESTS // 2:
+            memory = load.memory_mb(os.getpid())
+    series = CHURN_REQUESTS * CHURN_SERIES
+    grown = load.memory_mb(os.getpid()) - memory
+    return [
+        ("a series never seen before, µs", f"{seconds / series * 1e6:.1f}", ""),
+        (f"memory grown by the last {series // 2:,} such series, MB", f"{grown:.0f}", ""),
+    ]
 
 
 def rate(points: int, seconds: float) -> str:
@@ -236,7 +264,7 @@ def main() -> None:
     """Measure and print."""
     recording = replay.load(RECORDING)
     table, batches = decode(records(recording))
-    table += write(batches)
+    table += churn() + write(batches)
     path, storage = sustained(recording)
     table += path + a_thousand_nodes(recording) + questions(storage)
     print(

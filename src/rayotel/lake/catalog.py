@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rayotel.lake import layout
 from rayotel.lake.layout import Part
-from rayotel.lake.storage import Storage
+from rayotel.lake.storage import Storage, side_by_side
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
 
 # Beyond this many hours one listing of the whole stream costs less than one per hour or day.
@@ -26,8 +26,10 @@ def all_parts(storage: Storage, stream: str, range_: TimeRange | None = None) ->
     """The same with the parts that others cover, in no promised order."""
     wanted = range_ or TimeRange()
     found: dict[str, Part] = {}
-    for prefix in _prefixes(stream, wanted):
-        for item in storage.objects(prefix):
+    prefixes = _prefixes(stream, wanted)
+    in_turn = map if storage.access() is None or len(prefixes) == 1 else side_by_side
+    for items in in_turn(lambda prefix: list(storage.objects(prefix)), prefixes):
+        for item in items:
             name = layout.parse_key(item.key)
             if name is not None and name.stream == stream and wanted.touches_hour(name.hour):
                 found[item.key] = Part(name, item.size_bytes, item.written_unix)
