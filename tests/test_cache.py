@@ -91,6 +91,20 @@ def test_a_question_reads_only_the_hours_it_asks_for(bucket: CountingS3, cache: 
     assert sorted(bucket.whole) == sorted(bucket.ranges) == wanted
 
 
+def test_sql_that_names_no_stream_fetches_no_part(s3: tuple[str, Path], cache: Cache) -> None:
+    """It may ask which streams there are; their rows are no part of that."""
+    make_bucket(s3[0], "unnamed")
+    bucket = CountingS3("unnamed", s3[0])
+    commit(bucket, 1, gauge_request(1, time_unix_nano=START), stream="quark")
+    # a name that is put together is found all the same
+    together = "SELECT count(*)::INT AS name FROM query_table('qua' || 'rk')"
+    for sql, found in (("SELECT 1 AS name", 1), ("SHOW TABLES", "quark"), (together, 1)):
+        with ask(bucket, TimeRange(), LIMITS, sql, cache=cache) as result:
+            assert result.rows() == [{"name": found}]
+    assert bucket.whole == []
+    bucket.close()
+
+
 def test_streams_are_told_from_footers_alone(bucket: CountingS3, cache: Cache) -> None:
     """Rows, times and sizes need no part opened, nor does a range that holds parts whole."""
     for range_, rows in ((TimeRange(), 4), (hours(1, 3), 2)):

@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
@@ -76,6 +77,7 @@ class Session:
         self._mentioned_in = mentioned_in
         self._unlocked = unlocked
         self._cache = cache
+        self._names_streams = False
         self._spill_directory: str | None = None
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._timer: threading.Timer | None = None
@@ -137,19 +139,29 @@ class Session:
             connection.execute("SET lock_configuration = true")
 
     def _snapshot(self) -> dict[str, Snapshot]:
-        """What there is to read at this moment, of the streams that the SQL could name."""
-        names = _mentioned(catalog.streams(self._storage), self._mentioned_in)
+        """What there is to read at this moment, of the streams that the SQL could name.
+
+        All, where it names none: it may ask which there are.
+        """
+        streams = catalog.streams(self._storage)
+        names = _mentioned(streams, self._mentioned_in)
+        self._names_streams = bool(names)
         try:
-            return {name: snapshot(self._storage, name, self._range, self._cache) for name in names}
+            return {
+                name: snapshot(self._storage, name, self._range, self._cache)
+                for name in names or streams
+            }
         except StorageMissing:
             raise PartRemoved() from None
 
     def _urls(self, parts: list[Part]) -> dict[str, str]:
         """From where each part is read, by key: the lake, or a copy of a bucket's part here."""
-        try:
-            copied = caching.copies(self._storage, parts, self._cache)
-        except StorageMissing:
-            raise PartRemoved() from None
+        copied: Mapping[str, Path] = {}
+        if self._names_streams:  # else nothing of them may be read at all
+            try:
+                copied = caching.copies(self._storage, parts, self._cache)
+            except StorageMissing:
+                raise PartRemoved() from None
         url = self._storage.url
         keys = [part.name.key for part in parts]
         return {key: str(copied[key]) if key in copied else f"{url}/{key}" for key in keys}
@@ -363,9 +375,9 @@ def _view(stream: str, found: Snapshot, urls: list[str]) -> str:
 
 
 def _mentioned(streams: list[str], sql: str | None) -> list[str]:
-    """The streams that SQL could name; all, where it names none: it may ask which there are."""
+    """The streams that SQL could name."""
     folded = (sql or "").lower()
-    return [name for name in streams if name.lower() in folded] or streams
+    return [name for name in streams if name.lower() in folded]
 
 
 def _secret(url: str, access: S3Access) -> str:
