@@ -37,8 +37,6 @@ from rayotel.query.session import Session
 ROUNDS = 5
 CHURN_REQUESTS, CHURN_SERIES = 500, 2000
 LOAD_ROUNDS = 6
-HOUR_NANO = 3600 * 10**9
-ROUND_NANO = 1000 * 10**9  # longer than the recording: no point is sent twice
 NODES, NODE_POINTS, NODE_SCRAPES = 1000, 200, 2
 NODES_POINTS_PER_SECOND = 20_000
 OLDEST = "rayotel_oldest_uncommitted_timestamp_seconds"
@@ -177,9 +175,9 @@ def wait_for_commit(server: Server) -> None:
 def sustained(recording: replay.Recording) -> tuple[list[Row], Storage]:
     """Socket to durable, sorted parts as fast as answers come; the server has learned before."""
     found = load.recorded(recording)
-    shift = replay.shift_to_now(recording) - HOUR_NANO
+    shift = replay.shift_to_now(recording) - load.HOUR_NANO
     rounds = [
-        [load.request_bytes(plain) for plain in found.at(shift + number * ROUND_NANO)]
+        [load.request_bytes(plain) for plain in found.at(shift + number * load.ROUND_NANO)]
         for number in range(LOAD_ROUNDS + 1)
     ]
     data_dir = Path(tempfile.mkdtemp(prefix="rayotel-bench-")) / "data"

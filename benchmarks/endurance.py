@@ -20,8 +20,6 @@ import load
 from harness import RECORDING, Server
 from rayotel import replay
 
-HOUR_NANO = 3600 * 10**9
-ROUND_NANO = 1000 * 10**9
 # after so many rounds the times begin anew, a little later, so that they stay within some hours
 ROUNDS_ABREAST = 40
 STEP_NANO = 7_000_000
@@ -32,10 +30,10 @@ def prepare(rounds: queue.Queue[list[bytes]]) -> None:
     """Make requests one round ahead, for ever."""
     recording = replay.load(RECORDING)
     found = load.recorded(recording)
-    start = replay.shift_to_now(recording) - ROUNDS_ABREAST * ROUND_NANO - HOUR_NANO
+    start = replay.shift_to_now(recording) - ROUNDS_ABREAST * load.ROUND_NANO - load.HOUR_NANO
     number = 0
     while True:
-        moved = number % ROUNDS_ABREAST * ROUND_NANO + number // ROUNDS_ABREAST * STEP_NANO
+        moved = number % ROUNDS_ABREAST * load.ROUND_NANO + number // ROUNDS_ABREAST * STEP_NANO
         rounds.put([load.request_bytes(plain) for plain in found.at(start + moved)])
         number += 1
 

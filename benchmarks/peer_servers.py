@@ -28,6 +28,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+import load
 from harness import RAYOTEL, environment, free_port
 from rayotel.errors import RayotelError
 
@@ -94,20 +95,6 @@ def _run(command: list[str], directory: Path, hint: str) -> str:
         said = (done.stderr.strip() or "no words").splitlines()[-1]
         raise RayotelError(f"'{' '.join(command)}' failed: {said}", hint=hint)
     return done.stdout.strip()
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process, of its children that are alive and of those waited for."""
-    ticks = 0
-    todo = [pid]
-    while todo:
-        one = todo.pop()
-        with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{one}/stat").read_text("utf-8").rpartition(")")[2].split()
-            ticks += sum(map(int, fields[11:15]))
-            for task in Path(f"/proc/{one}/task").iterdir():
-                todo += map(int, (task / "children").read_text("ascii").split())
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def size_of(*directories: Path) -> int:
@@ -240,15 +227,13 @@ class Server:
     def cpu_seconds(self) -> float:
         """User and system time until now."""
         assert self._process is not None
-        return cpu_seconds(self._process.pid)
+        return load.cpu_seconds(self._process.pid)
 
     @property
     def peak_bytes(self) -> int:
         """The most memory that it had."""
         assert self._process is not None
-        text = Path(f"/proc/{self._process.pid}/status").read_text("ascii")
-        (kibibytes,) = re.findall(r"^VmHWM:\s+(\d+) kB$", text, re.MULTILINE)
-        return int(kibibytes) * 1024
+        return int(load.memory_mb(self._process.pid, "VmHWM") * 1024 * 1024)
 
 
 class Rayotel(Server):

@@ -98,8 +98,10 @@ def open_lake(
     limits = Limits(
         settings.query_memory_bytes, settings.query_threads, settings.query_timeout_seconds
     )
-    kept = settings.cache_bytes and Cache(settings.cache_directory, settings.cache_bytes)
-    return storage, limits, time_range(since, from_, to, time.time_ns()), kept or None
+    cache = None
+    if settings.cache_bytes:
+        cache = Cache(settings.cache_directory, settings.cache_bytes)
+    return storage, limits, time_range(since, from_, to, time.time_ns()), cache
 
 
 def write(schema: pa.Schema, batches: Any, format_: str, output: str | None) -> None:
