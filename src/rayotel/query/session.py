@@ -118,16 +118,16 @@ class Session:
         return self._connection
 
     def _open(self) -> None:
-        snapshot = self._snapshot()
+        streams = self._snapshot()
         connection = self._connection = duckdb.connect(
             config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
         )
         self._set_limits(connection)
-        urls = self._urls([part for found in snapshot.values() for part in found.parts])
+        urls = self._urls([part for found in streams.values() for part in found.parts])
         if any("://" in url for url in urls.values()):
             self._give_access(connection)
         taken: set[str] = set()
-        for name, found in snapshot.items():
+        for name, found in streams.items():
             if name.lower() not in taken:  # SQL does not tell names apart by case
                 taken.add(name.lower())
                 scanned = [urls[part.name.key] for part in found.parts]
