@@ -1,17 +1,21 @@
 """Every question over a large lake: an hour and a day, warm and cold, on a directory and on S3.
 
-    questions.py [NODES] [HOURS] [MILLISECONDS]
+    questions.py [NODES] [HOURS] [MILLISECONDS] [--lake DIR]
 
 One recorded worker is tiled to so many nodes, and its quarter of an hour to so many hours that end
 now: times, instance, node address and series differ, values are perturbed. Every second recorded
 scrape is taken. All hours are compacted as a server would have done, but the last: it has a part
 for every five seconds, merged as a server merges a running hour. Warm: the median of several runs
 in one process. Cold: a process of its own. On S3 (`rclone serve s3`) each request waits; a cold run
-there begins with an empty cache. Prints a Markdown table.
+there begins with an empty cache. The queries that the pipeline was published with are asked as
+well. `--lake`: made there and kept, and asked as it is where one is there already. Prints a
+Markdown table.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -34,7 +38,8 @@ from compaction import QUARTER_NANO, recorded_tables
 from fault_proxy import Fault, FaultProxy, Kind
 from harness import LIMITS, RAYOTEL, S3_KEY_ID, S3_SECRET, environment, make_bucket, s3_server
 from lakes import RECEIVER
-from rayotel.lake import parts
+from published import PUBLISHED
+from rayotel.lake import cache, catalog, parts
 from rayotel.lake.cache import Cache
 from rayotel.lake.compactor import Compactor, Schedule
 from rayotel.lake.layout import PartName
@@ -71,6 +76,7 @@ def questions() -> list[Question]:
     for name, where in by_hand:
         sql = f"SELECT count(*), avg(data_point_value) FROM raymetrics WHERE {where}"
         found.append(Question(name, sql))
+    found += [Question(f"published: {name}", sql) for name, sql in PUBLISHED.items()]
     return found
 
 
@@ -140,19 +146,16 @@ def commits(nodes: int, first_hour: int, hours: int) -> Iterator[tuple[int, pa.T
                 )
 
 
-def make_lake(path: Path, nodes: int, hours: int) -> tuple[int, int]:
-    """Write it and tend it as a server would; its rows, and its first hour since 1970."""
+def make_lake(path: Path, nodes: int, hours: int) -> None:
+    """Write it and tend it as a server would."""
     storage = open_storage(str(path / "lake"))
     compactor = Compactor(storage, path / "work", Schedule(after_seconds=0, grace_seconds=0.001))
     first_hour = time.time_ns() // NANOSECONDS_PER_HOUR - hours + 1
-    rows = 0
     for number, (hour, table) in enumerate(commits(nodes, first_hour, hours), start=1):
         name = PartName("raymetrics", hour, RECEIVER, number, number, 0)
         storage.put(name.key, parts.to_parquet(table, "raymetrics"))
-        rows += len(table)
         if number % 18 == 0:
             compactor.run(RECEIVER)
-    return rows, first_hour
 
 
 def warm(storage: Storage, question: Question, range_: TimeRange, cache: Cache) -> float:
@@ -191,24 +194,44 @@ def measure(
             yield f"| {question.name} | {label} | {where} | {figures} |"
 
 
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Questions over a large lake.")
+    parser.add_argument("nodes", nargs="?", type=int, default=100)
+    parser.add_argument("hours", nargs="?", type=int, default=24)
+    parser.add_argument("milliseconds", nargs="?", type=int, default=20)
+    parser.add_argument("--lake", type=Path, help="a directory that keeps the lake")
+    return parser.parse_args()
+
+
+def lake_of(top: Path, given: argparse.Namespace) -> TimeRange:
+    """The whole range of the lake below `top`, which is made unless it is there."""
+    bucket = top / "s3" / "bucket"
+    started = time.monotonic()
+    if not (bucket / "lake").is_dir():
+        make_lake(bucket, given.nodes, given.hours)
+    storage = open_storage(str(bucket / "lake"))
+    made = catalog.parts(storage, "raymetrics")
+    rows = sum(footer.rows for footer in cache.footers(storage, made, None))
+    hours = [part.name.hour for part in made]
+    size = f"{rows:,} rows, {given.nodes} nodes, {given.hours} hours"
+    print(f"{os.cpu_count()} cores; {size}, ready after {time.monotonic() - started:.0f} s")
+    return TimeRange(min(hours) * NANOSECONDS_PER_HOUR, (max(hours) + 1) * NANOSECONDS_PER_HOUR)
+
+
 def main() -> None:
     """Make the lake, ask everything everywhere, print."""
-    given = [int(one) for one in sys.argv[1:]]
-    nodes, hours, milliseconds = (*given, *(100, 24, 20)[len(given) :])
-    with (
-        tempfile.TemporaryDirectory(prefix="rayotel-bench-") as name,
-        s3_server(Path(name) / "s3", forgets_seconds=3600) as url,
-    ):
-        top = Path(name)
+    given = arguments()
+    with contextlib.ExitStack() as stack:
+        temporary = tempfile.TemporaryDirectory(prefix="rayotel-bench-")
+        top = given.lake or Path(stack.enter_context(temporary))
+        url = stack.enter_context(s3_server(top / "s3", forgets_seconds=3600))
         make_bucket(url, "bucket")
-        started = time.monotonic()
-        rows, first_hour = make_lake(top / "s3" / "bucket", nodes, hours)
-        print(f"{os.cpu_count()} cores; {rows:,} rows, {nodes} nodes, {hours} hours,", end=" ")
-        print(f"made and compacted in {time.monotonic() - started:.0f} s")
-        last = (first_hour + hours) * NANOSECONDS_PER_HOUR
+        whole = lake_of(top, given)
+        assert whole.end is not None
         ranges = {
-            "1 h": TimeRange(last - NANOSECONDS_PER_HOUR, last),
-            f"{hours} h": TimeRange(last - hours * NANOSECONDS_PER_HOUR, last),
+            "1 h": TimeRange(whole.end - NANOSECONDS_PER_HOUR, whole.end),
+            f"{given.hours} h": whole,
         }
         print("\n| question | range | lake | warm, ms | cold, ms | cold without cache, ms |")
         print("| --- | --- | --- | ---: | ---: | ---: |", flush=True)
@@ -219,7 +242,7 @@ def main() -> None:
         keys = {"AWS_ACCESS_KEY_ID": S3_KEY_ID, "AWS_SECRET_ACCESS_KEY": S3_SECRET}
         os.environ.update(keys)
         with FaultProxy(url) as proxy:
-            proxy.play(Fault(Kind.SLOW, seconds=milliseconds / 1000))
+            proxy.play(Fault(Kind.SLOW, seconds=given.milliseconds / 1000))
             bucket = "s3://bucket/lake"
             env = {**env, **keys, "RAYOTEL_STORAGE": bucket, "RAYOTEL_S3_ENDPOINT": proxy.url}
             storage = open_storage(bucket, s3_endpoint=proxy.url)
