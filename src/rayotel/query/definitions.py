@@ -1,0 +1,141 @@
+"""What every session knows of metrics and of Ray: views and macros in SQL, one a file in `sql/`.
+
+    -- about: what it gives
+    -- note: what to keep in mind
+    -- parameter: stream: name of a metrics stream, quoted        (macros)
+    -- column: time: start of the minute, UTC                     (views and table macros)
+    -- example: SELECT ...
+    CREATE VIEW ...
+
+Only what a question mentions is made, with what that needs. The SQL names the default streams; for
+others they are replaced. `"<stream> past"` is a stream with `LOOKBACK_SECONDS` before the range, so
+that a rise across its beginning is seen; `range_begins()` says where it begins.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayotel.model import NANOSECONDS_PER_SECOND, TimeRange
+
+METRICS_STREAM = "raymetrics"
+EVENTS_STREAM = "rayevents"
+LOOKBACK_SECONDS = 120
+PAST = " past"
+_HEADER = re.compile(r"-- (about|note|parameter|column|example): (.*)")
+_STREAM = re.compile(rf"\b({METRICS_STREAM}|{EVENTS_STREAM})\b")
+_READS_PAST = re.compile(rf"{PAST}[\"']")
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """The streams that views and shipped questions read."""
+
+    metrics: str = METRICS_STREAM
+    events: str = EVENTS_STREAM
+
+    def put_into(self, sql: str) -> str:
+        """SQL that names the default streams, with these instead."""
+        if self == Streams():
+            return sql
+        names = {METRICS_STREAM: self.metrics, EVENTS_STREAM: self.events}
+        return _STREAM.sub(lambda found: names[found[1]], sql)
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One view or macro. `columns` and `parameters`: (name, meaning) in order."""
+
+    name: str
+    is_macro: bool
+    about: str
+    notes: tuple[str, ...]
+    parameters: tuple[tuple[str, str], ...]
+    columns: tuple[tuple[str, str], ...]
+    examples: tuple[str, ...]
+    sql: str
+
+    @property
+    def reads_past(self) -> bool:
+        """Whether it looks at what came before the time range."""
+        return _READS_PAST.search(self.sql) is not None
+
+
+@functools.cache
+def all_definitions() -> dict[str, Definition]:
+    """Every definition by its name."""
+    files = sorted((Path(__file__).parent / "sql").glob("*.sql"))
+    return {path.stem: parse(path.stem, path.read_text("utf-8")) for path in files}
+
+
+def needed(sql: str | None) -> list[Definition]:
+    """What SQL mentions and what that needs, in an order that works; everything for None."""
+    known = all_definitions()
+    found: dict[str, Definition] = {}
+
+    def take(names: Iterable[str]) -> None:
+        for name in names:
+            if name not in found:
+                take(one for one in _mentioned(known[name].sql) if one != name)
+                found[name] = known[name]
+
+    take(known if sql is None else _mentioned(sql))
+    return list(found.values())
+
+
+def mentioned_streams(definitions: Iterable[Definition], streams: Streams) -> set[str]:
+    """The streams that definitions name themselves."""
+    names = {METRICS_STREAM: streams.metrics, EVENTS_STREAM: streams.events}
+    return {names[one] for definition in definitions for one in _STREAM.findall(definition.sql)}
+
+
+def with_past(range_: TimeRange) -> TimeRange:
+    """The range with what came shortly before it."""
+    if range_.start is None:
+        return range_
+    return TimeRange(range_.start - LOOKBACK_SECONDS * NANOSECONDS_PER_SECOND, range_.end)
+
+
+def range_begins(range_: TimeRange) -> str:
+    """SQL of the macro that says where the range begins."""
+    moment = "TIMESTAMPTZ '-infinity'"
+    if range_.start is not None:
+        moment = f"make_timestamptz({range_.start // 1000})"
+    return f"CREATE MACRO range_begins() AS {moment}"
+
+
+def _mentioned(sql: str) -> list[str]:
+    words = set(re.findall(r"[a-z_]+", sql.lower()))
+    return [name for name in all_definitions() if name in words]
+
+
+def parse(name: str, text: str) -> Definition:
+    """A definition from its file. Raises ValueError for a header line that is none."""
+    lines = text.splitlines()
+    headers = [line for line in lines if line.startswith("--")]
+    sql = "\n".join(line for line in lines if not line.startswith("--"))
+    found: dict[str, list[str]] = {}
+    for line in headers:
+        match = _HEADER.fullmatch(line)
+        if match is None:
+            raise ValueError(f"definition '{name}' has a header line that is none: {line[:60]}")
+        found.setdefault(match[1], []).append(match[2])
+    return Definition(
+        name,
+        sql.startswith("CREATE MACRO"),
+        " ".join(found.get("about", [])),
+        tuple(found.get("note", [])),
+        tuple(map(_pair, found.get("parameter", []))),
+        tuple(map(_pair, found.get("column", []))),
+        tuple(found.get("example", [])),
+        sql,
+    )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, meaning = text.partition(": ")
+    return name, meaning

@@ -1,0 +1,38 @@
+-- about: by how much running totals rose that processes keep for as long as they live, sample by sample
+-- note: ray_tasks in the states FINISHED and FAILED is a sum over the owners of one node: the processes that submit tasks. A drop is an owner leaving, not a restart, and counts nothing. A series that was gone for half a minute while its target was scraped belongs to a new owner: all of its value is new. Where one owner leaves within the scrape in which another's total rises, the rise is hidden: a lower bound.
+-- parameter: stream: name of a metrics stream, quoted
+-- parameter: metric: name of the metric, quoted
+-- column: time: when the sample was taken, UTC
+-- column: value: what it was
+-- column: increase: by how much it rose since the sample before
+-- column: ...: every other column of the stream, labels among them
+-- example: SELECT date_trunc('minute', time) AS minute, metric_label_Name AS task, sum(increase) AS finished FROM metric_owner_increase('raymetrics', 'ray_tasks') WHERE metric_State = 'FINISHED' GROUP BY ALL ORDER BY minute, finished DESC
+CREATE MACRO metric_owner_increase(stream, metric) AS TABLE
+SELECT time_unix_nano AS time, data_point_value AS value,
+       CASE
+         WHEN value_before IS NULL AND time_unix_nano - watched_since < INTERVAL 15 SECONDS THEN 0
+         WHEN value_before IS NULL THEN data_point_value
+         -- gone for a while although its target was scraped: without `instance`, targets cannot be
+         -- told apart, and this would count totals again
+         WHEN time_unix_nano - time_before > INTERVAL 30 SECONDS AND scrape_before > time_before
+              AND metric_instance <> '' THEN data_point_value
+         ELSE greatest(data_point_value - value_before, 0)
+       END AS increase,
+       * EXCLUDE (time_unix_nano, data_point_value, value_before, time_before, watched_since,
+                  scrape_before)
+FROM (
+  SELECT *,
+         lag(data_point_value) OVER one_series AS value_before,
+         lag(time_unix_nano) OVER one_series AS time_before,
+         min(time_unix_nano) OVER (PARTITION BY metric_instance) AS watched_since,
+         max(time_unix_nano) OVER (
+           PARTITION BY metric_instance ORDER BY time_unix_nano
+           RANGE BETWEEN UNBOUNDED PRECEDING AND INTERVAL 1 MILLISECOND PRECEDING
+         ) AS scrape_before
+  FROM query_table(stream || ' past')
+  WHERE metric_name IN (metric, 'target_info', 'ray_node_cpu_count', 'autoscaler_active_nodes',
+                        'ray_dashboard_event_loop_lag_seconds')
+    AND data_point_value IS NOT NULL
+  WINDOW one_series AS (PARTITION BY series_id ORDER BY time_unix_nano)
+)
+WHERE metric_name = metric AND time_unix_nano >= range_begins();
