@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from harness import RECORDING, S3_KEY_ID, S3_SECRET, Server, make_bucket, s3_server
+from harness import (
+    EVENTS_RECORDING,
+    RECORDING,
+    S3_KEY_ID,
+    S3_SECRET,
+    Server,
+    make_bucket,
+    s3_server,
+)
 from rayotel import replay
 from rayotel.lake.storage import Storage, open_storage
 from rayotel.replay import Recording
@@ -85,6 +94,28 @@ def recorded_lake(recording: Recording, tmp_path_factory: pytest.TempPathFactory
     data_dir = tmp_path_factory.mktemp("recorded") / "data"
     with Server(data_dir) as server:
         replay.post(recording, server.url, speed=None)
+        assert server.stop() == 0
+    return open_storage(str(data_dir / "lake"))
+
+
+@pytest.fixture(scope="session")
+def events_recording() -> Recording:
+    """Ray's own events of the recorded cluster."""
+    return replay.load(EVENTS_RECORDING)
+
+
+@pytest.fixture(scope="session")
+def events_lake(
+    recording: Recording,
+    events_recording: Recording,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Storage:
+    """Metrics and events of the recorded cluster, as a real server stored them. Only to be read."""
+    data_dir = tmp_path_factory.mktemp("recorded-events") / "data"
+    with Server(data_dir) as server, ThreadPoolExecutor(2) as pool:
+        both = (recording, events_recording)
+        for outcome in pool.map(lambda one: replay.post(one, server.url, speed=None), both):
+            assert {status for _, status in outcome.answers} == {200}
         assert server.stop() == 0
     return open_storage(str(data_dir / "lake"))
 

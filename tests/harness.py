@@ -27,6 +27,7 @@ from rayotel.query import session
 from rayotel.query.session import Limits
 
 RECORDING = Path(__file__).parent / "recordings" / "cluster"
+EVENTS_RECORDING = RECORDING.with_name("events")
 RAYOTEL = (sys.executable, "-m", "rayotel")
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 JSON = {"Content-Type": "application/json"}

@@ -30,6 +30,7 @@ OWNERS = {
     "prometheus_client": {"telemetry.py"},
     "httpx": {"replay.py", "demo.py"},
     "google": {"ingest/wire.py", "ingest/otlp_json.py", "ingest/answers.py"},
+    "orjson": {"ingest/ray_events.py"},
     "fcntl": {"ingest/journal.py", "lake/compactor.py"},
     "rich": {"console.py", "query/table.py"},
     "tomllib": {"config.py"},

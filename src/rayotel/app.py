@@ -24,10 +24,12 @@ from rayotel.config import Settings
 from rayotel.errors import RayotelError, RequestRefused, UsageError
 from rayotel.ingest import answers
 from rayotel.ingest.admission import Admission
+from rayotel.ingest.arrivals import DEFAULT_STREAMS
 from rayotel.ingest.committer import Committer
 from rayotel.ingest.decoding import JSON, PROTOBUF, Decoder
 from rayotel.ingest.journal import Journal
 from rayotel.ingest.receiver import Receiver
+from rayotel.ingest.signals import StreamSignals
 from rayotel.lake.compactor import Compactor, CompactorThread, Schedule, Tidied
 from rayotel.lake.retention import parse_policies
 from rayotel.lake.storage import Storage, open_storage
@@ -67,6 +69,10 @@ class Service:
             dedupe_window_seconds=settings.dedupe_window_seconds,
             max_requests_remembered=settings.max_requests_remembered,
         )
+        self.signals = StreamSignals(
+            self.journal.directory / "signals.json",
+            {stream: signal for signal, stream in DEFAULT_STREAMS.items()},
+        )
         self.decoder = Decoder(
             max_inflated_body_bytes=settings.max_inflated_body_bytes,
             max_series_cached_bytes=settings.max_series_cached_bytes,
@@ -75,7 +81,7 @@ class Service:
             self.journal,
             self.storage,
             self.telemetry,
-            self.decoder.decode,
+            self.decoder.decode_any,
             interval_seconds=settings.commit_interval_seconds,
             max_label_columns=settings.max_label_columns,
         )
@@ -104,6 +110,7 @@ class Service:
     def open(self) -> None:
         """Take the data directory, find what earlier runs left, begin to commit and compact."""
         self.journal.open()
+        self.signals.open()
         self.committer.start()
         self._compactor.start()
         self._ready = True
@@ -135,6 +142,8 @@ class Service:
                 telemetry=self.telemetry,
             ),
             self.telemetry,
+            self.signals,
+            events_token=settings.events_token,
             max_compressed_body_bytes=settings.max_compressed_body_bytes,
             body_timeout_seconds=settings.body_timeout_seconds,
         )

@@ -18,6 +18,8 @@ from rayotel.errors import RequestRefused, TryLater
 from rayotel.telemetry import Telemetry
 
 OPEN_PATHS = frozenset({"/api/v1/liveness", "/api/v1/readiness"})
+# what follows is a secret: whoever serves these paths compares it
+SECRET_PREFIXES = ("/v1/events/",)
 MAX_DRAINED_BYTES = 32 * 1024 * 1024
 DRAIN_TIMEOUT_SECONDS = 5.0
 RETRY_AFTER_SECONDS = 2
@@ -99,11 +101,23 @@ class BasicAuthentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what may pass."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and not _is_open(scope["path"]):
             given = dict(scope["headers"]).get(b"authorization", b"")
             if not hmac.compare_digest(_credentials(given), self._expected):
                 raise RequestRefused(401, "wrong or missing credentials")
         await self._app(scope, receive, send)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(SECRET_PREFIXES)
+
+
+def _label(path: str, known: frozenset[str]) -> str:
+    """A path as a label: never a secret, and never one of those that anybody can invent."""
+    for prefix in SECRET_PREFIXES:
+        if path.startswith(prefix):
+            return prefix + "{token}"
+    return path if path in known else "other"
 
 
 def _credentials(header: bytes) -> bytes:
@@ -130,8 +144,7 @@ class RequestCounter:
             await self._app(scope, receive, send)
             return
         started = time.monotonic()
-        # an unknown path must not make a label of its own: anybody can invent them
-        path = scope["path"] if scope["path"] in self._paths else "other"
+        path = _label(scope["path"], self._paths)
 
         async def noting_send(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -11,6 +11,7 @@ Values never appear in an error: one of them may be a password put in the wrong 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -21,6 +22,7 @@ from rayotel.errors import UsageError
 
 CONFIG_FILE = "rayotel.toml"
 MIB = 1024 * 1024
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{16,200}")
 
 
 def _setting(default: Any, description: str) -> Any:
@@ -47,6 +49,9 @@ class Settings:
     port: int = _setting(8000, "port to listen on")
     username: str = _setting("", "user of HTTP Basic authentication; needs password")
     password: str = _setting("", "password of HTTP Basic authentication; needs username")
+    events_token: str = _setting(
+        "", "secret last segment of /v1/events/<token>, for Ray, which cannot send credentials"
+    )
     insecure: bool = _setting(False, "allow listening beyond loopback without credentials")
     commit_interval_seconds: float = _setting(
         5.0, "how long acknowledged points wait in the log before they become Parquet"
@@ -110,6 +115,11 @@ class Settings:
             raise UsageError(
                 "settings 'username' and 'password' must be set together",
                 hint="set both RAYOTEL_USERNAME and RAYOTEL_PASSWORD, or neither",
+            )
+        if self.events_token and _TOKEN.fullmatch(self.events_token) is None:
+            raise UsageError(
+                "setting 'events_token' is not 16 to 200 letters, digits, '_' and '-'",
+                hint="for example the output of: openssl rand -hex 24",
             )
         if ":" in self.username:
             raise UsageError("setting 'username' has a colon, which HTTP Basic forbids")

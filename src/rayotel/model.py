@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +21,7 @@ NANOSECONDS_PER_HOUR = 3600 * NANOSECONDS_PER_SECOND
 # beside their content: an array's own objects, a request's arrival and other objects
 COLUMN_BYTES = 300
 BATCH_BYTES = 1500
+EVENT_BYTES = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Arrival:
 
     It is written to the log with the body, so that decoding again gives the same rows.
     `header_columns` are (column, value) of the `X-P-*` headers, in order of the column's name.
+    `signal`: metrics or events.
     """
 
     signal: str
@@ -117,6 +120,57 @@ class MetricBatch:
         """An upper estimate of the memory this batch holds, for bounds."""
         points = sum(chunk.memory_bytes for chunk in self.chunks)
         return BATCH_BYTES + points + 8 * len(self.series) + self.new_series_bytes
+
+
+class Event(NamedTuple):
+    """One row of an events stream, apart from how it travelled: its columns, None for null."""
+
+    event_id: str
+    time_unix_nano: int
+    event: str
+    event_type: str | None = None
+    source_type: str | None = None
+    severity: str | None = None
+    session_name: str | None = None
+    message: str | None = None
+    reporter_node_id: str | None = None
+    node_id: str | None = None
+    job_id: str | None = None
+    task_id: str | None = None
+    task_attempt: int | None = None
+    actor_id: str | None = None
+    worker_id: str | None = None
+    placement_group_id: str | None = None
+    state: str | None = None
+    problem: str | None = None
+    beside: str | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of what it holds."""
+        return EVENT_BYTES + sum(map(sys.getsizeof, self))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EventBatch:
+    """One request of events, decoded. `poison`: how many could not be read, by reason."""
+
+    arrival: Arrival
+    events: Sequence[Event]
+    poison: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def accepted_points(self) -> int:
+        """How many rows it gives; the unreadable are rows too."""
+        return len(self.events)
+
+    @property
+    def memory_bytes(self) -> int:
+        """An upper estimate of the memory this batch holds, for bounds."""
+        return BATCH_BYTES + sum(one.memory_bytes for one in self.events)
+
+
+Batch: TypeAlias = MetricBatch | EventBatch
 
 
 @dataclass(frozen=True, slots=True)

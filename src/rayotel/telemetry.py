@@ -33,6 +33,13 @@ class Telemetry:
         self.points_rejected = Counter(
             "rayotel_points_rejected", "Data points rejected.", ["reason"], registry=registry
         )
+        self.events_accepted = Counter(
+            "rayotel_events_accepted", "Events acknowledged.", ["stream"], registry=registry
+        )
+        self.events_unreadable = Counter(
+            "rayotel_events_unreadable", "Events that could not be read and are kept as they came.",
+            ["reason"], registry=registry,
+        )  # fmt: skip
         self.duplicates = Counter(
             "rayotel_requests_duplicate", "Requests that were sent again and stored once.",
             registry=registry,
@@ -101,11 +108,18 @@ class Telemetry:
 
     def accepted(self, stream: str, points: int) -> None:
         """Count acknowledged points; streams beyond the bound are counted together."""
+        self.points_accepted.labels(self._label(stream)).inc(points)
+
+    def events(self, stream: str, events: int) -> None:
+        """The same for acknowledged events."""
+        self.events_accepted.labels(self._label(stream)).inc(events)
+
+    def _label(self, stream: str) -> str:
         if stream not in self._streams:
             if len(self._streams) >= MAX_STREAM_LABELS:
                 stream = "(others)"
             self._streams.add(stream)
-        self.points_accepted.labels(stream).inc(points)
+        return stream
 
     def exposition(self) -> bytes:
         """All of it as Prometheus reads it."""

@@ -13,15 +13,17 @@ import threading
 import time
 from collections.abc import Callable
 
+import pyarrow as pa
+
 from rayotel.errors import LogError, StorageError
 from rayotel.ingest import wal
 from rayotel.ingest.journal import Journal, Segment
 from rayotel.ingest.wal import Damage, Record
-from rayotel.lake import parts, rows
+from rayotel.lake import event_rows, parts, rows
 from rayotel.lake.layout import PartName
 from rayotel.lake.rows import LabelColumns
 from rayotel.lake.storage import Storage
-from rayotel.model import MetricBatch
+from rayotel.model import Batch, EventBatch, MetricBatch
 from rayotel.telemetry import Telemetry
 
 FIRST_PAUSE_SECONDS = 0.5
@@ -29,7 +31,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 MAX_STREAMS_REMEMBERED = 1000
 
 log = logging.getLogger(__name__)
-Decode = Callable[[Record], MetricBatch]
+Decode = Callable[[Record], Batch]
 
 
 class Backoff:
@@ -135,12 +137,11 @@ class Committer:
 
     def commit(self, segment: Segment) -> None:
         """Write every part of a segment. Raises StorageError; doing it again is harmless."""
-        by_stream: dict[str, list[MetricBatch]] = {}
+        by_stream: dict[str, list[Batch]] = {}
         for batch in self._batches(segment):
             by_stream.setdefault(batch.arrival.stream, []).append(batch)
         for stream, batches in sorted(by_stream.items()):
-            labels = self._label_columns(stream)
-            for hour, table in rows.tables_by_hour(batches, labels).items():
+            for hour, table in self._tables(stream, batches).items():
                 name = PartName(
                     stream, hour, self._journal.receiver, segment.number, segment.number, 0
                 )
@@ -149,12 +150,22 @@ class Committer:
                 self._telemetry.parts_written.inc()
                 self._telemetry.part_bytes.inc(len(content))
 
+    def _tables(self, stream: str, batches: list[Batch]) -> dict[int, pa.Table]:
+        """The rows of one stream by hour. A stream holds one signal."""
+        labels = self._label_columns(stream)
+        events = [batch for batch in batches if isinstance(batch, EventBatch)]
+        if not events:
+            points = [batch for batch in batches if isinstance(batch, MetricBatch)]
+            return rows.tables_by_hour(points, labels)
+        tables, _, _ = event_rows.tables_by_hour(events, labels, lambda _: False)
+        return tables
+
     def _label_columns(self, stream: str) -> LabelColumns:
         if stream not in self._labels and len(self._labels) >= MAX_STREAMS_REMEMBERED:
             self._labels.clear()
         return self._labels.setdefault(stream, LabelColumns(self._max_label_columns))
 
-    def _batches(self, segment: Segment) -> list[MetricBatch]:
+    def _batches(self, segment: Segment) -> list[Batch]:
         """The decoded batches of a segment: from memory, or from the log where memory has none."""
         if segment.batches is not None and None not in segment.batches:
             return [batch for batch in segment.batches if batch is not None]
@@ -162,7 +173,7 @@ class Committer:
             content = segment.path.read_bytes()
         except OSError as error:
             raise LogError(f"cannot read '{segment.path}': {error.strerror}") from None
-        batches: list[MetricBatch] = []
+        batches: list[Batch] = []
         position = -1
         for item in wal.read_segment(content, segment.number):
             if isinstance(item, Damage):

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from rayotel.ingest import otlp_json, otlp_metrics
+from rayotel.ingest import otlp_json, otlp_metrics, ray_events
 from rayotel.ingest.bodies import BodyTooLarge, MalformedBody, inflate
 from rayotel.ingest.otlp_metrics import Memory
 from rayotel.ingest.wal import Record
-from rayotel.model import MetricBatch
+from rayotel.lake.schema import EVENTS
+from rayotel.model import Batch, MetricBatch
 
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
@@ -43,17 +44,24 @@ class Decoder:
         self._max_inflated_body_bytes = max_inflated_body_bytes
         self._memory = Memory(max_series_cached_bytes)
 
+    def decode_any(self, record: Record, reserve: Callable[[int], None] = no_reservation) -> Batch:
+        """Columns of a record of any signal. Raises a ValueError of `bodies` or of its signal."""
+        if record.arrival.signal == EVENTS:
+            return ray_events.decode(self._inflated(record, reserve), record.arrival)
+        return self.decode(record, reserve)
+
     def decode(
         self, record: Record, reserve: Callable[[int], None] = no_reservation
     ) -> MetricBatch:
-        """Columns of a record. Raises a ValueError of `bodies`, `otlp_json` or `wire`."""
-        arrival = record.arrival
-        body = inflate(
-            record.body, arrival.content_encoding, self._max_inflated_body_bytes, reserve
-        )
-        if arrival.content_type == JSON:
+        """Columns of a metrics record. Raises a ValueError of `bodies`, `otlp_json` or `wire`."""
+        body = self._inflated(record, reserve)
+        if record.arrival.content_type == JSON:
             body = otlp_json.metrics_request_bytes(body)
-        return otlp_metrics.decode(body, arrival, self._memory)
+        return otlp_metrics.decode(body, record.arrival, self._memory)
+
+    def _inflated(self, record: Record, reserve: Callable[[int], None]) -> bytes:
+        encoding = record.arrival.content_encoding
+        return inflate(record.body, encoding, self._max_inflated_body_bytes, reserve)
 
     def recognised(self, record: Record) -> Recognised | None:
         """Columns of a small record whose like was decoded before; None for any other.
@@ -61,7 +69,9 @@ class Decoder:
         It costs well below a millisecond, so an event loop may wait for it.
         """
         arrival = record.arrival
-        if arrival.content_type == JSON or len(record.body) > MAX_RECOGNISED_BYTES:
+        if arrival.content_type == JSON or arrival.signal == EVENTS:
+            return None
+        if len(record.body) > MAX_RECOGNISED_BYTES:
             return None
         sizes: list[int] = []
         try:

@@ -26,7 +26,7 @@ from rayotel.errors import DataDirectoryBusy, LogError
 from rayotel.ingest import wal
 from rayotel.ingest.seen import SeenRequests, digest_of
 from rayotel.ingest.wal import Record
-from rayotel.model import MetricBatch
+from rayotel.model import Batch
 from rayotel.telemetry import Telemetry
 
 MAX_GROUP_RECORDS = 512
@@ -51,7 +51,7 @@ class Segment:
     path: Path
     size_bytes: int
     oldest_unix: float
-    batches: list[MetricBatch | None] | None = None
+    batches: list[Batch | None] | None = None
     columns_bytes: int = 0
     waiting_bytes: int = 0
     digests: list[bytes] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Segment:
 @dataclass(slots=True)
 class _Entry:
     payload: bytes
-    batch: MetricBatch
+    batch: Batch
     digest: bytes
     done: Future[None] = field(default_factory=Future)
 
@@ -180,7 +180,7 @@ class Journal:
                 pending.set_result(None)
             return pending
 
-    def append(self, record: Record, batch: MetricBatch, digest: bytes) -> Future[None]:
+    def append(self, record: Record, batch: Batch, digest: bytes) -> Future[None]:
         """Queue a record; the future is done when it is durable, or fails with a LogError."""
         payload = record.payload()
         if self._closed:
@@ -274,7 +274,7 @@ class Journal:
         if is_large or self._writer.size_bytes >= self._segment_bytes:
             self._seal_locked()
 
-    def _keep_batches(self, batches: list[MetricBatch]) -> None:
+    def _keep_batches(self, batches: list[Batch]) -> None:
         segment = self._current
         if segment is None or segment.batches is None:
             return

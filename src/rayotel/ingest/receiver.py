@@ -1,16 +1,17 @@
-"""`POST /v1/metrics`: OTLP over HTTP, answered only when the request is durable.
+"""`POST /v1/metrics` and `/v1/events`, answered only when the request is durable.
 
 Status codes say what the sender shall do. Fluent Bit and every OTLP client drop what gets a 4xx
 (but 408 and 429), so those are only for what can never be accepted; everything else is 503 with
-Retry-After.
+Retry-After. Ray tries again after any error, and for ever, so a request of its events is refused
+only for its size, its compression or its stream.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
-import time
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -21,23 +22,21 @@ from rayotel.asgi import give_up
 from rayotel.errors import LogError, NeverAcceptable, RequestRefused, TryLater
 from rayotel.ingest import answers, bodies
 from rayotel.ingest.admission import Admission, Ticket
-from rayotel.ingest.decoding import CONTENT_TYPES, JSON, Decoder
+from rayotel.ingest.arrivals import content_type_of, events_arrival, metrics_arrival
+from rayotel.ingest.decoding import JSON, Decoder
 from rayotel.ingest.journal import Journal
 from rayotel.ingest.otlp_json import MalformedJson
 from rayotel.ingest.seen import digest_of
+from rayotel.ingest.signals import StreamSignals
 from rayotel.ingest.wal import Record
 from rayotel.ingest.wire import MalformedProtobuf
-from rayotel.lake.layout import MAX_STREAM_NAME_CHARACTERS, is_stream_name
-from rayotel.model import Arrival, MetricBatch
+from rayotel.model import Arrival, Batch, EventBatch
 from rayotel.telemetry import Telemetry
 
-DEFAULT_METRICS_STREAM = "raymetrics"
-MAX_HEADER_COLUMNS = 10
-MAX_HEADER_VALUE_BYTES = 100
 RETRY_AFTER_FULL_LOG_SECONDS = 10
 RETRY_AFTER_ERROR_SECONDS = 10
 DECODE_THREADS = 2
-_ROUTING_HEADERS = ("x-p-stream", "x-p-log-source")
+EVENTS_PATH = "/v1/events"
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +50,9 @@ class Receiver:
         decoder: Decoder,
         admission: Admission,
         telemetry: Telemetry,
+        signals: StreamSignals,
         *,
+        events_token: str,
         max_compressed_body_bytes: int,
         body_timeout_seconds: float,
     ) -> None:
@@ -59,6 +60,8 @@ class Receiver:
         self._decoder = decoder
         self._admission = admission
         self._telemetry = telemetry
+        self._signals = signals
+        self._events_token = events_token.encode()
         self._max_body_bytes = max_compressed_body_bytes
         self._body_timeout_seconds = body_timeout_seconds
         self._threads: CapacityLimiter | None = None
@@ -68,13 +71,30 @@ class Receiver:
         router = APIRouter()
         # a plain route: the body is read here, so FastAPI's parsing of parameters would be waste
         router.add_route("/v1/metrics", self.metrics, methods=["POST"])
+        router.add_route(EVENTS_PATH, self.events, methods=["POST"])
+        router.add_route(EVENTS_PATH + "/{token}", self.events_by_token, methods=["POST"])
         return router
 
     async def metrics(self, request: Request) -> Response:
         """One ExportMetricsServiceRequest."""
-        content_type = _content_type(request.headers)
+        return await self._answer(request, metrics_arrival, content_type_of(request.headers))
+
+    async def events(self, request: Request) -> Response:
+        """Ray's own events: a JSON array, whatever the Content-Type says."""
+        return await self._answer(request, events_arrival, JSON)
+
+    async def events_by_token(self, request: Request) -> Response:
+        """The same for who knows the secret segment of the path; 404 for all others."""
+        given = request.path_params["token"].encode("utf-8", "surrogateescape")
+        if not self._events_token or not hmac.compare_digest(given, self._events_token):
+            raise RequestRefused(404, "not found")
+        return await self.events(request)
+
+    async def _answer(
+        self, request: Request, arrive: Callable[[Request], Arrival], content_type: str
+    ) -> Response:
         try:
-            arrival = _arrival(request, content_type, DEFAULT_METRICS_STREAM)
+            arrival = arrive(request)
             with self._admission.enter() as ticket:
                 body = await self._body(request, ticket)
                 batch = await self._store(Record(arrival, body), ticket)
@@ -87,6 +107,8 @@ class Receiver:
             log.exception("unexpected error in a request")
             later = TryLater(503, "unexpected error, see the log", RETRY_AFTER_ERROR_SECONDS)
             return answers.refused(content_type, later)
+        if isinstance(batch, EventBatch):
+            return Response(b"{}", media_type=JSON)
         return answers.accepted(content_type, batch.rejected)
 
     async def _body(self, request: Request, ticket: Ticket) -> bytes:
@@ -118,13 +140,14 @@ class Receiver:
             hint="send smaller batches, or raise RAYOTEL_MAX_COMPRESSED_BODY_BYTES",
         )
 
-    async def _store(self, record: Record, ticket: Ticket) -> MetricBatch:
+    async def _store(self, record: Record, ticket: Ticket) -> Batch:
         """Decode, append, and wait until it is durable.
 
         What is recognised at once is read at once: a way to another thread and back costs more.
         Everything else is decoded beside the event loop. A request that was sent before is not
         stored again; it is answered like the first one, and when the first one is.
         """
+        batch: Batch
         found = self._decoder.recognised(record)
         if found is not None:
             digest, batch = digest_of(record.arrival.stream, record.body), found.batch
@@ -135,6 +158,7 @@ class Receiver:
             digest, batch = await anyio.to_thread.run_sync(
                 self._digest_and_decode, record, ticket, limiter=self._threads
             )
+        await self._claim(record.arrival, batch)
         # no await between this look and the append: two tries at once cannot both be the first
         earlier = self._journal.earlier(digest)
         try:
@@ -150,15 +174,30 @@ class Receiver:
         self._count(batch)
         return batch
 
-    def _count(self, batch: MetricBatch) -> None:
+    async def _claim(self, arrival: Arrival, batch: Batch) -> None:
+        """A stream holds one signal; which is durable before anything of it is."""
+        if not batch.accepted_points or self._signals.knows(arrival.stream, arrival.signal):
+            return
+        try:
+            await anyio.to_thread.run_sync(self._signals.claim, arrival.stream, arrival.signal)
+        except LogError as error:
+            log.warning("a request is answered 503: %s", error.message)
+            raise TryLater(503, error.message, RETRY_AFTER_FULL_LOG_SECONDS) from None
+
+    def _count(self, batch: Batch) -> None:
+        if isinstance(batch, EventBatch):
+            self._telemetry.events(batch.arrival.stream, batch.accepted_points)
+            for reason, count in batch.poison.items():
+                self._telemetry.events_unreadable.labels(reason).inc(count)
+            return
         self._telemetry.accepted(batch.arrival.stream, batch.accepted_points)
         for reason, count in batch.rejected.items():
             self._telemetry.points_rejected.labels(reason).inc(count)
 
-    def _digest_and_decode(self, record: Record, ticket: Ticket) -> tuple[bytes, MetricBatch]:
+    def _digest_and_decode(self, record: Record, ticket: Ticket) -> tuple[bytes, Batch]:
         return digest_of(record.arrival.stream, record.body), self._decode(record, ticket)
 
-    def _decode(self, record: Record, ticket: Ticket) -> MetricBatch:
+    def _decode(self, record: Record, ticket: Ticket) -> Batch:
         inflated = 0
 
         def reserve(size_bytes: int) -> None:
@@ -167,7 +206,7 @@ class Receiver:
             inflated += size_bytes
 
         try:
-            return self._decoder.decode(record, reserve)
+            return self._decoder.decode_any(record, reserve)
         except bodies.BodyTooLarge as error:
             raise NeverAcceptable(
                 413,
@@ -182,59 +221,3 @@ class Receiver:
             raise NeverAcceptable(400, f"body is not an OTLP metrics request: {error}") from None
         finally:
             self._telemetry.inflated_bytes.inc(inflated or len(record.body))
-
-
-def _content_type(headers: Mapping[str, str]) -> str:
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _arrival(request: Request, content_type: str, default_stream: str) -> Arrival:
-    """How a request came, checked; raises NeverAcceptable."""
-    headers = request.headers
-    if content_type not in CONTENT_TYPES:
-        raise NeverAcceptable(
-            415,
-            "Content-Type is not one of OTLP's",
-            hint=f"send {' or '.join(CONTENT_TYPES)}",
-        )
-    encoding = headers.get("content-encoding", "").strip().lower() or "identity"
-    if encoding not in bodies.ENCODINGS:
-        raise NeverAcceptable(
-            415, "Content-Encoding is not known", hint=f"send one of {', '.join(bodies.ENCODINGS)}"
-        )
-    stream = headers.get("x-p-stream", default_stream).strip()
-    if not is_stream_name(stream):
-        raise NeverAcceptable(
-            400,
-            "X-P-Stream is not a stream name",
-            hint=f"use 1 to {MAX_STREAM_NAME_CHARACTERS} letters, digits, '_' and '-'",
-        )
-    return Arrival(
-        signal="metrics",
-        stream=stream,
-        content_type=JSON if content_type == JSON else CONTENT_TYPES[0],
-        content_encoding=encoding,
-        received_unix_nano=time.time_ns(),
-        source_ip=request.client.host if request.client else "",
-        user_agent=headers.get("user-agent", "")[:200],
-        header_columns=_header_columns(headers),
-    )
-
-
-def _header_columns(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """The `X-P-*` headers that become columns, by name; raises NeverAcceptable beyond bounds."""
-    found: dict[str, str] = {}
-    for name, value in headers.items():
-        folded = name.lower()
-        if folded.startswith("x-p-") and folded not in _ROUTING_HEADERS:
-            raw = value.encode("latin-1", "replace")
-            if len(raw) > MAX_HEADER_VALUE_BYTES or folded == "x-p-":
-                raise NeverAcceptable(
-                    400,
-                    f"header '{name[:50]}' has no name or a value of more than"
-                    f" {MAX_HEADER_VALUE_BYTES} bytes",
-                )
-            found.setdefault(folded.removeprefix("x-p-"), raw.decode("utf-8", "replace"))
-    if len(found) > MAX_HEADER_COLUMNS:
-        raise NeverAcceptable(400, f"more than {MAX_HEADER_COLUMNS} X-P-* headers")
-    return tuple(sorted(found.items()))

@@ -32,10 +32,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rayotel import __version__
+from rayotel.lake import schema
 
 ROW_GROUP_ROWS = 262_144
 _DOUBLES = ("data_point_value", "data_point_sum", "data_point_min", "data_point_max")
 _COUNT = "data_point_count"
+# columns of events whose texts are long and all different
+_LONG = ("event_id", "event", "problem")
 _TIMES = ("time_unix_nano", "p_timestamp")
 
 
@@ -62,7 +65,7 @@ class Recipe:
     def has_dictionary(self, column: str) -> bool:
         """Whether a column is dictionary-encoded."""
         is_held = self.held is None or column in self.held
-        return is_held and column not in (*_DOUBLES, *self.plain, *self.differences)
+        return is_held and column not in (*_DOUBLES, *_LONG, *self.plain, *self.differences)
 
 
 COMMITTED = Recipe("snappy", None)
@@ -70,7 +73,7 @@ MERGED = Recipe("zstd", 9, _TIMES, (_COUNT,), page_bytes=1 << 26, page_rows=1 <<
 
 
 def to_parquet(table: pa.Table, stream: str) -> memoryview:
-    """The bytes of a part. `table` has the columns of `schema.METRIC_COLUMNS`, then labels."""
+    """The bytes of a part. `table` has the fixed columns of its signal, then labels."""
     sink = pa.BufferOutputStream()
     held = [
         name
@@ -87,10 +90,12 @@ def part_writer(
     where: Path | pa.NativeFile, columns: pa.Schema, stream: str, recipe: Recipe
 ) -> Iterator[pq.ParquetWriter]:
     """A writer of a part, to a file or a buffer, with the encodings and marks of all parts."""
+    signal = schema.signal_of(columns.names)
     judged = [
         field.name
         for field in columns
-        if field.name == "metric_name" or not pa.types.is_dictionary(field.type)
+        if field.name in ("metric_name", "event_type")
+        or not (pa.types.is_dictionary(field.type) or field.name in _LONG)
     ]
     packed = dict.fromkeys(recipe.differences, "DELTA_BINARY_PACKED")
     with pq.ParquetWriter(
@@ -99,7 +104,7 @@ def part_writer(
         compression=recipe.compression,
         compression_level=recipe.level,
         use_dictionary=[name for name in columns.names if recipe.has_dictionary(name)],
-        use_byte_stream_split=list(recipe.split),
+        use_byte_stream_split=[name for name in recipe.split if name in columns.names],
         column_encoding=packed or None,
         write_statistics=judged,
         data_page_size=recipe.page_bytes,
@@ -110,4 +115,10 @@ def part_writer(
         data_page_version="1.0",
     ) as writer:
         yield writer
-        writer.add_key_value_metadata({"rayotel.version": __version__, "rayotel.stream": stream})
+        writer.add_key_value_metadata(
+            {
+                "rayotel.version": __version__,
+                "rayotel.stream": stream,
+                "rayotel.signal": signal,
+            }
+        )

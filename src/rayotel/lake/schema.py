@@ -1,4 +1,7 @@
-"""The columns of a stream: the fixed ones, and which column a label gets.
+"""The columns of a stream: the fixed ones of its signal, and which column a label gets.
+
+**A stream holds one signal**, metrics or events, and a part says by its columns which: only metrics
+have a `metric_name`, and no label may have that name.
 
 **The rule for label columns.** A point attribute `key` has the column `metric_<key>`, a resource
 attribute `resource_<key>`, a scope attribute `scope_<key>`, a header `X-P-<Name>` the column
@@ -25,6 +28,7 @@ give the same answer. Text of a value: `attribute_text` in `rayotel.ingest.attri
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -48,7 +52,7 @@ MAX_COLUMN_NAME_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True)
 class FixedColumn:
-    """A column that every part of a metrics stream has, whatever it holds."""
+    """A column that every part of a signal's streams has, whatever it holds."""
 
     name: str
     type: pa.DataType
@@ -110,25 +114,68 @@ METRIC_COLUMNS: tuple[FixedColumn, ...] = tuple(
     )
 )
 
+EVENT_COLUMNS: tuple[FixedColumn, ...] = tuple(
+    FixedColumn(*row)
+    for row in (
+        ("p_timestamp", TIMESTAMP, "when rayotel received the event"),
+        ("time_unix_nano", TIMESTAMP, "the event's own time; of an unreadable one: its arrival"),
+        ("event_id", pa.string(), "the event's id, hexadecimal; each is stored once"),
+        ("event_type", pa.string(), "TASK_LIFECYCLE_EVENT and so on; null: unreadable"),
+        ("source_type", pa.string(), "which part of Ray made it: GCS, CORE_WORKER and so on"),
+        ("severity", pa.string(), "severity as sent"),
+        ("session_name", pa.string(), "Ray's name of the cluster's session"),
+        ("message", pa.string(), "message of the event; null where empty"),
+        ("reporter_node_id", pa.string(), "id of the node that sent it, hexadecimal"),
+        ("node_id", pa.string(), "node that it is about, hexadecimal; null where none"),
+        ("job_id", pa.string(), "job that it is about, hexadecimal: 01000000"),
+        ("task_id", pa.string(), "task that it is about, hexadecimal"),
+        ("task_attempt", pa.int64(), "attempt of the task, from 0"),
+        ("actor_id", pa.string(), "actor that it is about, hexadecimal"),
+        ("worker_id", pa.string(), "worker that it is about, hexadecimal"),
+        ("placement_group_id", pa.string(), "placement group that it is about, hexadecimal"),
+        ("state", pa.string(), "state of the last of its state transitions"),
+        ("event", pa.string(), "all that it says, JSON, identifiers in hexadecimal"),
+        ("problem", pa.string(), "why the event could not be read; null where it could"),
+        ("p_src_ip", pa.string(), "address of the sender"),
+        ("p_user_agent", pa.string(), "User-Agent of the sender"),
+        (
+            OVERFLOW,
+            pa.string(),
+            "labels without a column, and what an event has beside its payload, JSON",
+        ),
+    )
+)
+
+METRICS, EVENTS = "metrics", "events"
+COLUMNS = {METRICS: METRIC_COLUMNS, EVENTS: EVENT_COLUMNS}
 METRIC_TYPES: dict[str, pa.DataType] = {column.name: column.type for column in METRIC_COLUMNS}
-_FIXED_NAMES = frozenset(METRIC_TYPES)
+EVENT_TYPES: dict[str, pa.DataType] = {column.name: column.type for column in EVENT_COLUMNS}
+_FIXED_NAMES = {
+    signal: frozenset(column.name for column in columns) for signal, columns in COLUMNS.items()
+}
 # engines that read hive-style folders make columns of these
 _DIRECTORIES = frozenset({"date", "hour"})
 _LABEL_PREFIXES = ("metric_", "resource_", "scope_", "data_point_", "header_", "p_")
 
 
+def signal_of(columns: Iterable[str]) -> str:
+    """The signal of a part or stream with these columns."""
+    names = set(columns)
+    return EVENTS if "event_id" in names and "metric_name" not in names else METRICS
+
+
 def label_column(prefix: str, key: str) -> str:
     """Column of an attribute; `prefix` is `metric_`, `resource_` or `scope_`. Rule 1 above."""
     plain = prefix + key
-    if plain.lower() in _FIXED_NAMES or key[:6].lower() == "label_":
+    if plain.lower() in _FIXED_NAMES[METRICS] or key[:6].lower() == "label_":
         return f"{prefix}label_{key}"
     return plain
 
 
-def header_column(name: str) -> str:
+def header_column(name: str, signal: str = METRICS) -> str:
     """Column of the header `X-P-<name>`; `name` without the `X-P-`. Rule 1 above."""
     plain = name.lower().replace("-", "_")
-    if plain in _FIXED_NAMES | _DIRECTORIES or plain.startswith(_LABEL_PREFIXES):
+    if plain in _FIXED_NAMES[signal] | _DIRECTORIES or plain.startswith(_LABEL_PREFIXES):
         return f"header_{plain}"
     return plain
 
@@ -139,9 +186,9 @@ def fits_a_column(column: str) -> bool:
     return 0 < len(column) <= MAX_COLUMN_NAME_CHARACTERS and not has_controls
 
 
-def origin(column: str) -> str:
+def origin(column: str, signal: str = METRICS) -> str:
     """In words, what a column holds: for `rayotel streams NAME --schema`."""
-    for fixed in METRIC_COLUMNS:
+    for fixed in COLUMNS[signal]:
         if fixed.name == column:
             return fixed.description
     for prefix, what in (

@@ -15,7 +15,7 @@ from rayotel.lake import cache as caching
 from rayotel.lake import catalog
 from rayotel.lake.cache import Cache
 from rayotel.lake.footers import Footer
-from rayotel.lake.schema import origin
+from rayotel.lake.schema import origin, signal_of
 from rayotel.lake.storage import Storage, side_by_side
 from rayotel.model import NANOSECONDS_PER_SECOND, TimeRange
 from rayotel.query import views
@@ -136,4 +136,7 @@ def columns(
     sql = f"DESCRIBE {views.quoted(stream)}"
     with ask(storage, range_, limits, sql, cache=cache) as result:
         rows = result.rows()
-    return [(row["column_name"], row["column_type"], origin(row["column_name"])) for row in rows]
+    signal = signal_of(row["column_name"] for row in rows)
+    return [
+        (row["column_name"], row["column_type"], origin(row["column_name"], signal)) for row in rows
+    ]

@@ -371,7 +371,7 @@ def _view(stream: str, found: Snapshot, urls: list[str]) -> str:
     """CREATE VIEW of a stream."""
     columns = found.columns or views.empty_columns()
     source = views.parts_scan(urls, columns) if urls else views.no_rows(columns)
-    return views.metrics_view(stream, columns, source, found.cut)
+    return views.stream_view(stream, columns, source, found.cut)
 
 
 def _mentioned(streams: list[str], sql: str | None) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
-from rayotel.lake.schema import METRIC_TYPES
+from rayotel.lake.schema import COLUMNS, EVENTS, METRICS, signal_of
 from rayotel.model import TimeRange
 
 RAY_LABELS = (
@@ -81,9 +81,25 @@ def no_rows(columns: Mapping[str, str]) -> str:
     return f"(SELECT {none} WHERE false)"
 
 
-def empty_columns() -> dict[str, str]:
-    """The columns of a metrics stream without any label."""
-    return {name: sql_type(kind) for name, kind in METRIC_TYPES.items()}
+def empty_columns(signal: str = METRICS) -> dict[str, str]:
+    """The columns of a stream without any label."""
+    return {column.name: sql_type(column.type) for column in COLUMNS[signal]}
+
+
+def stream_view(stream: str, columns: Iterable[str], source: str, range_: TimeRange | None) -> str:
+    """CREATE VIEW of a stream over `source`, cut to a range where one is given."""
+    named = list(columns)
+    make = events_view if signal_of(named) == EVENTS else metrics_view
+    return make(stream, named, source, range_)
+
+
+def events_view(stream: str, columns: Iterable[str], source: str, range_: TimeRange | None) -> str:
+    """The same for a stream of events: `cluster_id` is always there."""
+    shown = [quoted(name) for name in columns]
+    if '"cluster_id"' not in shown:
+        shown.append("NULL::VARCHAR AS cluster_id")
+    where = _where(range_) if range_ is not None else ""
+    return f"CREATE VIEW {quoted(stream)} AS SELECT {', '.join(shown)} FROM {source}{where}"
 
 
 def metrics_view(stream: str, columns: Iterable[str], source: str, range_: TimeRange | None) -> str:
