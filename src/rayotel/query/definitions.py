@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rayotel.lake.schema import EVENTS, METRICS
 from rayotel.model import NANOSECONDS_PER_SECOND, TimeRange
 
 METRICS_STREAM = "raymetrics"
@@ -28,6 +29,8 @@ LOOKBACK_SECONDS = 120
 PAST = " past"
 _HEADER = re.compile(r"-- (about|note|parameter|column|example): (.*)")
 _STREAM = re.compile(rf"\b({METRICS_STREAM}|{EVENTS_STREAM})\b")
+# a stream stands in SQL as a bare word, or behind a quote of either kind
+_QUOTED_STREAM = re.compile(rf"([\"']?)\b({METRICS_STREAM}|{EVENTS_STREAM})\b")
 _READS_PAST = re.compile(rf"{PAST}[\"']")
 
 
@@ -38,12 +41,18 @@ class Streams:
     metrics: str = METRICS_STREAM
     events: str = EVENTS_STREAM
 
+    def signal(self, stream: str) -> str:
+        """What one of these streams holds."""
+        return EVENTS if stream == self.events else METRICS
+
     def put_into(self, sql: str) -> str:
         """SQL that names the default streams, with these instead."""
         if self == Streams():
             return sql
         names = {METRICS_STREAM: self.metrics, EVENTS_STREAM: self.events}
-        return _STREAM.sub(lambda found: names[found[1]], sql)
+        return _QUOTED_STREAM.sub(
+            lambda found: found[1] + names[found[2]] if found[1] else f'"{names[found[2]]}"', sql
+        )
 
 
 @dataclass(frozen=True, slots=True)

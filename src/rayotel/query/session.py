@@ -31,7 +31,8 @@ from rayotel.lake.cache import Cache
 from rayotel.lake.layout import Part
 from rayotel.lake.storage import S3Access, Storage
 from rayotel.model import TimeRange
-from rayotel.query import dialect, guard, views
+from rayotel.query import definitions, dialect, guard, views
+from rayotel.query.definitions import Definition, Streams
 from rayotel.query.extension import load_httpfs
 from rayotel.query.snapshot import Snapshot, snapshot
 
@@ -66,10 +67,12 @@ class Session:
         mentioned_in: str | None = None,
         unlocked: bool = False,
         cache: Cache | None = None,
+        reads: Streams | None = None,
     ) -> None:
-        """`mentioned_in`: SQL; only the streams that it could name are listed.
+        """`mentioned_in`: SQL; only the streams and definitions that it could name are there.
 
-        `cache`: what this disk keeps of the lake between sessions.
+        `cache`: what this disk keeps of the lake between sessions. `reads`: the streams that
+        definitions are about.
         """
         self._storage = storage
         self._range = range_
@@ -77,6 +80,7 @@ class Session:
         self._mentioned_in = mentioned_in
         self._unlocked = unlocked
         self._cache = cache
+        self._reads = reads or Streams()
         self._names_streams = False
         self._spill_directory: str | None = None
         self._connection: duckdb.DuckDBPyConnection | None = None
@@ -118,7 +122,9 @@ class Session:
         return self._connection
 
     def _open(self) -> None:
-        streams = self._snapshot()
+        wanted = definitions.needed(self._mentioned_in)
+        past = definitions.with_past(self._range) if any(d.reads_past for d in wanted) else None
+        streams = self._snapshot(wanted, past or self._range)
         connection = self._connection = duckdb.connect(
             config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
         )
@@ -130,29 +136,44 @@ class Session:
         for name, found in streams.items():
             if name.lower() not in taken:  # SQL does not tell names apart by case
                 taken.add(name.lower())
-                scanned = [urls[part.name.key] for part in found.parts]
-                connection.execute(_view(name, found, scanned))
+                connection.execute(_view(name, found, self._range, urls))
+                if past is not None:
+                    connection.execute(_view(name + definitions.PAST, found, past, urls))
+        connection.execute(definitions.range_begins(self._range))
+        for definition in wanted:
+            if definition.name not in taken:
+                connection.execute(self._reads.put_into(definition.sql))
         if not self._unlocked:
             files = ", ".join(views.literal(url) for url in urls.values())
             connection.execute(f"SET allowed_paths = [{files}]")
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
 
-    def _snapshot(self) -> dict[str, Snapshot]:
+    def _snapshot(self, wanted: list[Definition], range_: TimeRange) -> dict[str, Snapshot]:
         """What there is to read at this moment, of the streams that the SQL could name.
 
-        All, where it names none: it may ask which there are.
+        All, where it names none: it may ask which there are. A stream that only definitions name
+        has no rows where it is not there.
         """
         streams = catalog.streams(self._storage)
-        names = _mentioned(streams, self._mentioned_in)
-        self._names_streams = bool(names)
+        named = _mentioned(streams, self._mentioned_in)
+        inner = definitions.mentioned_streams(wanted, self._reads)
+        self._names_streams = bool(named or inner)
+        folded = {name.lower() for name in streams}
+        found = {
+            name: Snapshot((), (), views.empty_columns(self._reads.signal(name)))
+            for name in sorted(inner)
+            if name.lower() not in folded
+        }
+        wanted_streams = [name for name in streams if name in named or name in inner]
+        if self._mentioned_in is None or not wanted_streams and not inner:
+            wanted_streams = streams
         try:
-            return {
-                name: snapshot(self._storage, name, self._range, self._cache)
-                for name in names or streams
-            }
+            for name in wanted_streams:
+                found[name] = snapshot(self._storage, name, range_, self._cache)
         except StorageMissing:
             raise PartRemoved() from None
+        return found
 
     def _urls(self, parts: list[Part]) -> dict[str, str]:
         """From where each part is read, by key: the lake, or a copy of a bucket's part here."""
@@ -334,6 +355,7 @@ def ask(
     *,
     unlocked: bool = False,
     cache: Cache | None = None,
+    reads: Streams | None = None,
 ) -> Iterator[Result]:
     """One question in a session of its own, open while the result is read.
 
@@ -345,7 +367,13 @@ def ask(
             try:
                 session = stack.enter_context(
                     Session(
-                        storage, range_, limits, mentioned_in=sql, unlocked=unlocked, cache=cache
+                        storage,
+                        range_,
+                        limits,
+                        mentioned_in=sql,
+                        unlocked=unlocked,
+                        cache=cache,
+                        reads=reads,
                     )
                 )
                 result = session.run(sql, parameters)
@@ -367,11 +395,13 @@ def _is_text(sql: str) -> bool:
     return True
 
 
-def _view(stream: str, found: Snapshot, urls: list[str]) -> str:
-    """CREATE VIEW of a stream."""
+def _view(name: str, found: Snapshot, range_: TimeRange, urls: Mapping[str, str]) -> str:
+    """CREATE VIEW of a stream in a range."""
     columns = found.columns or views.empty_columns()
-    source = views.parts_scan(urls, columns) if urls else views.no_rows(columns)
-    return views.stream_view(stream, columns, source, found.cut)
+    parts, cut = found.within(range_)
+    scanned = [urls[part.name.key] for part in parts]
+    source = views.parts_scan(scanned, columns) if scanned else views.no_rows(columns)
+    return views.stream_view(name, columns, source, cut)
 
 
 def _mentioned(streams: list[str], sql: str | None) -> list[str]:

@@ -18,14 +18,19 @@ from rayotel.query import views
 class Snapshot:
     """Parts of one stream with their footers, in order of names.
 
-    `columns`: SQL type by name; empty for a stream that never had a part. `cut`: the range, where
-    parts reach beyond it.
+    `columns`: SQL type by name; empty for a stream that never had a part.
     """
 
     parts: tuple[Part, ...]
     footers: tuple[Footer, ...]
     columns: Mapping[str, str]
-    cut: TimeRange | None
+
+    def within(self, range_: TimeRange) -> tuple[list[Part], TimeRange | None]:
+        """The parts that touch a range, and the range itself where some reach beyond it."""
+        both = zip(self.parts, self.footers, strict=True)
+        found = [pair for pair in both if pair[1].touches(range_)]
+        is_within = all(footer.is_within(range_) for _, footer in found)
+        return [part for part, _ in found], None if is_within else range_
 
 
 def snapshot(storage: Storage, stream: str, range_: TimeRange, kept: Cache | None) -> Snapshot:
@@ -38,11 +43,8 @@ def snapshot(storage: Storage, stream: str, range_: TimeRange, kept: Cache | Non
         # the columns of a stream that has nothing in the range are those of its newest part
         newest = catalog.parts(storage, stream)[-1:]
         schemas = [footer.schema for footer in cache.footers(storage, newest, kept)]
-    footers = tuple(footer for _, footer in both)
-    is_within = all(footer.is_within(range_) for footer in footers)
     return Snapshot(
         tuple(part for part, _ in both),
-        footers,
+        tuple(footer for _, footer in both),
         views.union(schemas),
-        None if is_within else range_,
     )

@@ -7,16 +7,24 @@
 -- column: first_seen: first scrape in the time range
 -- column: last_seen: last scrape in the time range
 -- column: scrapes: how many there were
+-- column: session_key: session, '' where there is none, to join with ray_samples
+-- column: instance_key: instance, '' where there is none
 -- example: SELECT * FROM ray_targets ORDER BY cluster_id, session, instance
 CREATE VIEW ray_targets AS
 WITH seen AS (
   SELECT instance_key, session_key, metric_name = 'target_info' AS is_info,
-         max(nullif(cluster_key, '')) AS cluster_id,
-         min(time_unix_nano) AS first_seen, max(time_unix_nano) AS last_seen,
-         count(DISTINCT time_unix_nano) AS scrapes
-  FROM ray_samples  -- of each kind of endpoint a metric that is there once in every scrape
-  WHERE metric_name IN ('target_info', 'ray_node_cpu_count', 'autoscaler_active_nodes',
-                        'ray_dashboard_event_loop_lag_seconds', 'ray_running_jobs')
+         max(cluster_id) AS cluster_id, min(first_seen) AS first_seen,
+         max(last_seen) AS last_seen, max(scrapes) AS scrapes
+  FROM (
+    SELECT instance_key, session_key, address_key, metric_name,
+           max(nullif(cluster_key, '')) AS cluster_id,
+           min(time_unix_nano) AS first_seen, max(time_unix_nano) AS last_seen,
+           count(*) AS scrapes
+    FROM ray_samples  -- of each kind of endpoint a metric that is there once in every scrape
+    WHERE metric_name IN ('target_info', 'ray_node_cpu_count', 'autoscaler_active_nodes',
+                          'ray_dashboard_event_loop_lag_seconds')
+    GROUP BY ALL
+  )
   GROUP BY ALL
 ),
 informed AS (
@@ -44,8 +52,7 @@ SELECT coalesce(k.cluster_id, s.cluster_id, i.cluster_id) AS cluster_id,
                 if(i.cluster_id IS NOT NULL, 'instance', NULL)) AS cluster_id_from,
        nullif(k.session_key, '') AS session,
        nullif(k.instance_key, '') AS instance,
-       k.first_seen, k.last_seen, k.scrapes,
-       k.session_key, k.instance_key
+       k.first_seen, k.last_seen, k.scrapes, k.session_key, k.instance_key
 FROM known AS k
 LEFT JOIN by_session AS s ON s.session_key = k.session_key
 LEFT JOIN by_instance AS i ON i.instance_key = k.instance_key;

@@ -1,0 +1,63 @@
+-- about: every life of a cluster that is kept: the index of what was there
+-- column: time: first sample or event, UTC
+-- column: cluster_id: which cluster; see ray_targets
+-- column: session: Ray's session: one life of a cluster
+-- column: first_seen: first sample or event in the time range
+-- column: last_seen: last sample or event
+-- column: nodes: nodes that were there at some time
+-- column: cores: most CPUs at a time
+-- column: jobs: jobs that were there, Ray's own left out
+-- column: has_metrics: whether any metrics are kept of it
+-- column: has_events: whether any events are
+-- example: SELECT * FROM ray_sessions ORDER BY first_seen
+CREATE VIEW ray_sessions AS
+WITH scraped AS (
+  SELECT session, max(cluster_id) AS cluster_id, min(first_seen) AS first_seen,
+         max(last_seen) AS last_seen
+  FROM ray_targets WHERE session IS NOT NULL GROUP BY session
+),
+sized AS (
+  SELECT session_key AS session, max(nodes) AS nodes_at_once, max(cores) AS cores
+  FROM (
+    SELECT session_key, minute, count(*) AS nodes, sum(cores) AS cores
+    FROM (
+      SELECT session_key, instance_key, address_key, minute, max(data_point_value) AS cores
+      FROM ray_samples WHERE metric_name = 'ray_node_cpu_count' GROUP BY ALL
+    )
+    GROUP BY ALL
+  )
+  GROUP BY ALL
+),
+nodes AS (
+  SELECT session_key AS session, count(*) AS nodes
+  FROM (
+    SELECT DISTINCT session_key, instance_key, address_key
+    FROM ray_samples WHERE metric_name = 'ray_node_cpu_count'
+  )
+  GROUP BY ALL
+),
+told AS (
+  SELECT session_name AS session, max(cluster_id) AS cluster_id,
+         min(time_unix_nano) AS first_seen, max(time_unix_nano) AS last_seen,
+         count(DISTINCT node_id) FILTER (event_type = 'NODE_DEFINITION_EVENT') AS nodes
+  FROM rayevents WHERE session_name IS NOT NULL GROUP BY session_name
+),
+jobs AS (
+  SELECT session, count(*) FILTER (NOT coalesce(is_internal, false)) AS jobs
+  FROM ray_jobs GROUP BY session
+)
+SELECT least(s.first_seen, e.first_seen) AS time,
+       coalesce(s.cluster_id, e.cluster_id) AS cluster_id,
+       coalesce(s.session, e.session) AS session,
+       least(s.first_seen, e.first_seen) AS first_seen,
+       greatest(s.last_seen, e.last_seen) AS last_seen,
+       coalesce(n.nodes, e.nodes, 0) AS nodes,
+       z.cores,
+       coalesce(j.jobs, 0) AS jobs,
+       s.session IS NOT NULL AS has_metrics,
+       e.session IS NOT NULL AS has_events
+FROM scraped AS s
+FULL JOIN told AS e ON e.session = s.session
+LEFT JOIN sized AS z ON z.session = s.session
+LEFT JOIN nodes AS n ON n.session = s.session
+LEFT JOIN jobs AS j ON j.session = coalesce(s.session, e.session);

@@ -1,0 +1,45 @@
+-- about: how many tasks were in which state, minute by minute: running, or waiting and for what
+-- note: A mean over the minute. Ray counts a task where it was submitted and corrects where it runs, with negative numbers, so a number holds for a whole cluster and not for one node. FINISHED and FAILED are running totals and not here: see ray_task_failures and metric_owner_increase.
+-- column: time: start of the minute, UTC
+-- column: cluster_id: which cluster; see ray_targets
+-- column: session: Ray's session: one life of a cluster
+-- column: task: name of the task or actor method
+-- column: state: Ray's word
+-- column: phase: running or waiting
+-- column: reason: what it waits for, in words; null while it runs
+-- column: tasks: how many, on average
+-- example: SELECT reason, max(tasks) AS most FROM ray_task_states WHERE phase = 'waiting' GROUP BY ALL ORDER BY most DESC
+CREATE VIEW ray_task_states AS
+SELECT minute AS time,
+       coalesce(nullif(cluster_key, ''), cluster_id) AS cluster_id,
+       nullif(session_key, '') AS session,
+       task, state,
+       if(starts_with(state, 'RUNNING'), 'running', 'waiting') AS phase,
+       CASE
+         WHEN starts_with(state, 'RUNNING') THEN NULL
+         WHEN state = 'PENDING_ARGS_AVAIL' THEN 'its arguments are not made yet'
+         WHEN state = 'PENDING_NODE_ASSIGNMENT' THEN 'a node with free resources'
+         WHEN state = 'PENDING_OBJ_STORE_MEM_AVAIL' THEN 'room in the object store'
+         WHEN state IN ('PENDING_ARGS_FETCH', 'PENDING_ACTOR_TASK_ARGS_FETCH',
+                        'GETTING_AND_PINNING_ARGS') THEN 'its arguments come over the network'
+         WHEN state = 'SUBMITTED_TO_WORKER' THEN 'its worker begins'
+         WHEN state = 'PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY' THEN 'its turn on the actor'
+         ELSE lower(replace(state, '_', ' '))
+       END AS reason,
+       greatest(sum(total / times), 0) AS tasks
+FROM (
+  SELECT minute, instance_key, session_key, cluster_key, metric_label_Name AS task,
+         metric_State AS state, sum(data_point_value) AS total
+  FROM ray_samples
+  WHERE metric_name = 'ray_tasks' AND metric_State NOT IN ('FINISHED', 'FAILED')
+  GROUP BY ALL
+)
+JOIN (
+  -- how often the target was scraped: a state that was there for half of a minute counts half
+  SELECT minute, instance_key, session_key, count(DISTINCT time_unix_nano) AS times
+  FROM ray_samples WHERE metric_name IN ('ray_tasks', 'ray_node_cpu_count')
+  GROUP BY ALL
+) USING (minute, instance_key, session_key)
+LEFT JOIN ray_targets AS t USING (session_key, instance_key)
+GROUP BY ALL
+HAVING greatest(sum(total / times), 0) > 0;
