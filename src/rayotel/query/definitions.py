@@ -7,7 +7,8 @@
     -- example: SELECT ...
     CREATE VIEW ...
 
-Only what a question mentions is made, with what that needs. The SQL names the default streams; for
+Only what a question mentions is made, with what that needs; `CREATE TABLE` where several others
+need the same small answer. The SQL names the default streams; for
 others they are replaced. `"<stream> past"` is a stream with `LOOKBACK_SECONDS` before the range, so
 that a rise across its beginning is seen; `range_begins()` says where it begins.
 """

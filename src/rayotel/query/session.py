@@ -139,15 +139,23 @@ class Session:
                 connection.execute(_view(name, found, self._range, urls))
                 if past is not None:
                     connection.execute(_view(name + definitions.PAST, found, past, urls))
-        connection.execute(definitions.range_begins(self._range))
-        for definition in wanted:
-            if definition.name not in taken:
-                connection.execute(self._reads.put_into(definition.sql))
+        self._define([one for one in wanted if one.name not in taken])
         if not self._unlocked:
             files = ", ".join(views.literal(url) for url in urls.values())
             connection.execute(f"SET allowed_paths = [{files}]")
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
+
+    def _define(self, wanted: list[Definition]) -> None:
+        """Make views and macros; some are tables, computed here once, in the question's time."""
+        self.connection.execute(definitions.range_begins(self._range))
+        self._start_timer()
+        try:
+            for definition in wanted:
+                self.connection.execute(self._reads.put_into(definition.sql))
+        except duckdb.InterruptException as error:
+            raise self._ended(error) from None
+        self._stop_timer()
 
     def _snapshot(self, wanted: list[Definition], range_: TimeRange) -> dict[str, Snapshot]:
         """What there is to read at this moment, of the streams that the SQL could name.

@@ -17,26 +17,35 @@
 -- column: latest_arrival_seconds: longest time that a scrape took to arrive here
 -- example: SELECT node, last_seen, silent_seconds FROM ray_series_health WHERE is_missing
 CREATE VIEW ray_series_health AS
-WITH scrapes AS (
-  SELECT instance_key, session_key, address_key, max(nullif(cluster_key, '')) AS cluster_key,
-         time_unix_nano AS moment, max(p_timestamp) AS arrived
+WITH spaced AS (
+  SELECT series_id, instance_key, session_key, address_key, cluster_key,
+         time_unix_nano AS moment, p_timestamp AS arrived,
+         epoch(time_unix_nano - lag(time_unix_nano) OVER (
+           PARTITION BY series_id ORDER BY time_unix_nano)) AS gap
   FROM ray_samples  -- of each kind of endpoint a metric that is there once in every scrape
   WHERE metric_name IN ('ray_node_cpu_count', 'autoscaler_active_nodes',
-                        'ray_dashboard_event_loop_lag_seconds')
-  GROUP BY ALL
+                        'ray_dashboard_event_loop_lag_seconds', 'up')
 ),
-spaced AS (
-  SELECT *, epoch(moment - lag(moment) OVER (
-    PARTITION BY instance_key, session_key, address_key ORDER BY moment)) AS gap
-  FROM scrapes
-),
-targets AS (
-  SELECT instance_key, session_key, address_key, max(cluster_key) AS cluster_key,
-         count(*) AS scrapes, min(moment) AS first_seen, max(moment) AS last_seen,
+by_series AS (
+  SELECT series_id, any_value(instance_key) AS instance_key,
+         any_value(session_key) AS session_key, any_value(address_key) AS address_key,
+         any_value(cluster_key) AS cluster_key,
+         -- a scrape that was sent twice is one
+         count(*) FILTER (gap IS NULL OR gap > 0) AS scrapes,
+         min(moment) AS first_seen, max(moment) AS last_seen,
          mode(round(gap)) AS typical_seconds, max(gap) AS longest_gap_seconds,
          count(*) FILTER (gap > 20) AS gaps,
          max(epoch(arrived - moment)) AS latest_arrival_seconds
-  FROM spaced GROUP BY ALL
+  FROM spaced GROUP BY series_id
+),
+targets AS (
+  SELECT instance_key, session_key, address_key, nullif(max(cluster_key), '') AS cluster_key,
+         max(scrapes) AS scrapes, min(first_seen) AS first_seen, max(last_seen) AS last_seen,
+         arg_max(typical_seconds, scrapes) AS typical_seconds,
+         arg_max(longest_gap_seconds, scrapes) AS longest_gap_seconds,
+         arg_max(gaps, scrapes) AS gaps,
+         max(latest_arrival_seconds) AS latest_arrival_seconds
+  FROM by_series GROUP BY instance_key, session_key, address_key
 )
 SELECT s.last_seen AS time,
        coalesce(s.cluster_key, t.cluster_id) AS cluster_id,

@@ -2,7 +2,7 @@
 -- column: session: Ray's session: one life of a cluster
 -- column: cluster_id: which cluster; null where nothing says
 -- example: SELECT * FROM ray_session_clusters
-CREATE VIEW ray_session_clusters AS
+CREATE TABLE ray_session_clusters AS
 SELECT session, max(cluster_id) AS cluster_id
 FROM (
   SELECT session, cluster_id FROM ray_targets

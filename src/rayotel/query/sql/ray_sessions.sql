@@ -16,24 +16,19 @@ WITH scraped AS (
          max(last_seen) AS last_seen
   FROM ray_targets WHERE session IS NOT NULL GROUP BY session
 ),
+reported AS (
+  SELECT session_key AS session, instance_key, address_key, minute,
+         max(data_point_value) AS cores
+  FROM ray_samples WHERE metric_name = 'ray_node_cpu_count' GROUP BY ALL
+),
 sized AS (
-  SELECT session_key AS session, max(nodes) AS nodes_at_once, max(cores) AS cores
-  FROM (
-    SELECT session_key, minute, count(*) AS nodes, sum(cores) AS cores
-    FROM (
-      SELECT session_key, instance_key, address_key, minute, max(data_point_value) AS cores
-      FROM ray_samples WHERE metric_name = 'ray_node_cpu_count' GROUP BY ALL
-    )
-    GROUP BY ALL
-  )
+  SELECT session, max(cores) AS cores
+  FROM (SELECT session, minute, sum(cores) AS cores FROM reported GROUP BY ALL)
   GROUP BY ALL
 ),
 nodes AS (
-  SELECT session_key AS session, count(*) AS nodes
-  FROM (
-    SELECT DISTINCT session_key, instance_key, address_key
-    FROM ray_samples WHERE metric_name = 'ray_node_cpu_count'
-  )
+  SELECT session, count(*) AS nodes
+  FROM (SELECT DISTINCT session, instance_key, address_key FROM reported)
   GROUP BY ALL
 ),
 told AS (

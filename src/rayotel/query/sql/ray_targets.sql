@@ -10,7 +10,7 @@
 -- column: session_key: session, '' where there is none, to join with ray_samples
 -- column: instance_key: instance, '' where there is none
 -- example: SELECT * FROM ray_targets ORDER BY cluster_id, session, instance
-CREATE VIEW ray_targets AS
+CREATE TABLE ray_targets AS
 WITH seen AS (
   SELECT instance_key, session_key, metric_name = 'target_info' AS is_info,
          max(cluster_id) AS cluster_id, min(first_seen) AS first_seen,

@@ -25,7 +25,8 @@ watched AS (  -- when each target was scraped, and when before
   FROM (
     SELECT DISTINCT coalesce(metric_instance, '') AS instance_key, time_unix_nano
     FROM "raymetrics past"
-    WHERE metric_name IN ('target_info', 'ray_node_cpu_count', 'ray_resources', 'ray_tasks')
+    WHERE metric_name IN ('target_info', 'ray_node_cpu_count')
+       OR (metric_name = 'ray_tasks' AND metric_State = 'FAILED')
   )
   WINDOW one_target AS (PARTITION BY instance_key ORDER BY time_unix_nano)
 ),
