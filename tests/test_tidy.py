@@ -32,7 +32,7 @@ OWNERS = {
     "google": {"ingest/wire.py", "ingest/otlp_json.py", "ingest/answers.py"},
     "fcntl": {"ingest/journal.py", "lake/compactor.py"},
     "rich": {"console.py", "query/table.py"},
-    "tomllib": {"config.py"},
+    "tomllib": {"config.py", "query/knowledge.py"},
     "sqlite3": {"lake/cache.py"},
 }
 
