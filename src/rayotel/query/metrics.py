@@ -22,7 +22,7 @@ from rayotel.query.session import Limits, ask
 
 DEFAULT_STREAM = "raymetrics"
 DEFAULT_HOURS = 24
-MAX_VALUES_SHOWN = 5
+MAX_VALUES_SHOWN = 8
 # labels seldom change, and to read all of them costs ten times what counting does
 LABEL_SECONDS = 3600
 
