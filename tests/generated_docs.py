@@ -15,12 +15,12 @@ from click.testing import CliRunner
 from rayotel import config
 from rayotel.cli import cli
 from rayotel.lake.schema import METRIC_COLUMNS
-from rayotel.query import shipped
+from rayotel.query import knowledge, shipped
 from rayotel.query.views import empty_columns
 from rayotel.telemetry import Telemetry
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/columns.md")
+DOCUMENTS = ("README.md", "docs/columns.md", "docs/metrics.md")
 HELP_WIDTH = 96
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -78,12 +78,49 @@ def columns() -> str:
     return "\n".join(lines) + "\n"
 
 
+def kinds() -> str:
+    """A table of the kinds of metrics."""
+    lines = ["| kind | means |", "| --- | --- |"]
+    lines += [f"| `{kind}` | {meaning} |" for kind, meaning in knowledge.KINDS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def ray_metrics() -> str:
+    """What is known of every metric of Ray's, a table for each way of knowing it."""
+    found = knowledge.all_metrics()
+    measured = [one for one in found if one.source.startswith("measured")]
+    others = [one for one in found if one not in measured]
+    return (
+        f"### Measured on real clusters: {len(measured)}\n\n{_metrics_table(measured)}\n"
+        f"### From Ray's source, not measured: {len(others)}\n\n{_metrics_table(others)}"
+    )
+
+
+def _metrics_table(found: list[knowledge.Metric]) -> str:
+    lines = ["| metric | kind | unit | labels | what it is |", "| --- | --- | --- | --- | --- |"]
+    for one in found:
+        special = [f"{value} {kind}" for value, kind in one.kinds.items() if kind != "gauge"]
+        kind = f"by {one.label}: {', '.join(special)}, others gauge" if special else one.kind
+        words = f"{one.meaning} {one.caution}".strip().replace("<", "&lt;")
+        links = re.findall(r"https://\S+/(\d+)", one.source)
+        issues = ", ".join(
+            f"[ray#{number}](https://github.com/ray-project/ray/issues/{number})"
+            for number in links
+        )
+        words += f" {issues}" if issues else ""
+        labels = ", ".join(one.labels)
+        lines.append(f"| `{one.name}` | {kind} | {one.unit} | {labels} | {words} |")
+    return "\n".join(lines) + "\n"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "settings": settings,
     "queries": queries,
     "metrics": metrics,
     "columns": columns,
+    "kinds": kinds,
+    "ray_metrics": ray_metrics,
 }
 
 

@@ -33,7 +33,7 @@ OWNERS = {
     "orjson": {"ingest/ray_events.py"},
     "fcntl": {"ingest/journal.py", "lake/compactor.py"},
     "rich": {"console.py", "query/table.py"},
-    "tomllib": {"config.py"},
+    "tomllib": {"config.py", "query/knowledge.py"},
     "sqlite3": {"lake/cache.py"},
 }
 

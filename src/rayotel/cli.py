@@ -182,6 +182,51 @@ def streams(
 
 
 @cli.command()
+@click.argument("name", required=False)
+@click.option("--stream", default="raymetrics", show_default=True, metavar="STREAM",
+    help="The stream to look into.",
+)  # fmt: skip
+@click.option("--all", "with_unseen", is_flag=True, help="Also list what is known and not there.")
+@range_options
+@output_options
+@lake_options
+def metrics(
+    name: str | None,
+    stream: str,
+    with_unseen: bool,
+    since: str | None,
+    from_: str | None,
+    to: str | None,
+    format_: str,
+    output: str | None,
+    **lake: Any,
+) -> None:
+    """List the metrics of a stream and what each really is, or tell everything about one.
+
+    Ray's own types mislead: running totals are sent as gauges. The kind says what a metric is:
+    gauge, counter, cumulative_gauge (take increases), owner_gauge (a fall is an owner that left),
+    histogram, info, broken, or mixed (depends on a label; NAME tells).
+
+    Without a time range: the last 24 hours that the stream has.
+    """
+    from rayotel.query import metrics as metering
+
+    storage, limits, asked, cache = open_lake(lake, since, from_, to)
+    range_ = metering.bounded(storage, stream, asked)
+    there = metering.Lake(storage, stream, range_, limits, cache)
+    if name is not None:
+        facts = metering.described(there, name)
+        table = metering.table(facts, metering.Fact)
+    else:
+        table = metering.table(metering.seen(there, with_unseen=with_unseen), metering.SeenMetric)
+    write(table.schema, table.to_batches(), format_, output)
+    if not there.is_there:
+        say(f"no stream '{stream}' in '{storage.url}': this is only what is known of Ray's metrics")
+    elif not table.num_rows:
+        say(f"no metrics in stream '{stream}' in this time range")
+
+
+@cli.command()
 @click.argument("directory")
 @click.option(
     "--url", default="http://127.0.0.1:8000", show_default=True, help="Where the server is."
