@@ -10,14 +10,13 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 
 from rayotel.errors import UsageError
 from rayotel.model import Drop
 
 MAX_PATTERNS = 100  # of each setting: each is a label value of the server's own metrics
 MAX_PATTERN_CHARACTERS = 200
-MAX_COMPILED_SETS = 64
+MAX_COMPILED_SETS = 64  # of label patterns that hold for some metric
 # without these no question can tell clusters and nodes apart
 SOURCE_LABELS = ("instance", "cluster_id", "SessionName")
 _METRICS, _LABELS = "drop_metrics", "drop_labels"
@@ -29,18 +28,14 @@ class NameDrops:
 
     def __init__(self, patterns: Sequence[str], drops: Sequence[Drop]) -> None:
         self._drops = tuple(drops)
-        self._match = _compiled(tuple(patterns)).match if patterns else None
+        # a group for each, in order: the number of the group that matched is the pattern's
+        groups = "|".join(f"({fnmatch.translate(one)})" for one in patterns)
+        self._match = re.compile(groups).match if patterns else None
 
     def of(self, name: str) -> Drop | None:
         """What drops this name."""
         found = self._match(name) if self._match is not None else None
         return None if found is None else self._drops[(found.lastindex or 0) - 1]
-
-
-@lru_cache(MAX_COMPILED_SETS)
-def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    # a group for each, in order: the number of the group that matched is the pattern's
-    return re.compile("|".join(f"({fnmatch.translate(one)})" for one in patterns))
 
 
 class Drops:
@@ -50,6 +45,7 @@ class Drops:
         by_metric = [Drop(_METRICS, one) for one in metrics]
         self._metrics = NameDrops(metrics, by_metric)
         self._labels = [(Drop(_LABELS, one), *_limited(one)) for one in labels]
+        self._sets: dict[tuple[int, ...], NameDrops] = {}
         self._limits = [NameDrops([limit], [drop]) for drop, limit, _ in self._labels]
         self.all = (*by_metric, *(drop for drop, _, _ in self._labels))
 
@@ -59,14 +55,17 @@ class Drops:
 
     def labels_of(self, metric: str) -> NameDrops | None:
         """What drops labels of this metric, by their keys; None: nothing can."""
-        chosen = [
-            (label, drop)
-            for (drop, _, label), limit in zip(self._labels, self._limits, strict=True)
-            if limit.of(metric) is not None
-        ]
-        if not chosen:
+        key = tuple([n for n, limit in enumerate(self._limits) if limit.of(metric) is not None])
+        if not key:
             return None
-        return NameDrops([label for label, _ in chosen], [drop for _, drop in chosen])
+        found = self._sets.get(key)
+        if found is None:
+            chosen = [self._labels[number] for number in key]
+            found = NameDrops([label for *_, label in chosen], [drop for drop, *_ in chosen])
+            if len(self._sets) >= MAX_COMPILED_SETS:
+                self._sets.clear()
+            self._sets[key] = found
+        return found
 
 
 NO_DROPS = Drops()

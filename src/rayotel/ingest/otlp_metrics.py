@@ -62,7 +62,7 @@ class Known:
     """Series and templates that refer to each other and are forgotten together."""
 
     def __init__(self, max_body_template_bytes: int, drops: Drops = NO_DROPS) -> None:
-        self._drops = drops
+        self.drops = drops
         self.account = Account()
         self.labels = Labels(self.account)
         self.bodies = BodyTemplates(max_body_template_bytes)
@@ -92,7 +92,7 @@ class Known:
         self, key: tuple[object, ...], arrival: Arrival, resource_metrics: Any, scope_metrics: Any
     ) -> tuple[Context, MetricTemplates]:
         context = Context(
-            arrival, resource_metrics, scope_metrics, self.labels, self.account, self._drops
+            arrival, resource_metrics, scope_metrics, self.labels, self.account, self.drops
         )
         found = self._contexts[key] = (context, MetricTemplates(self.account))
         return found
@@ -198,7 +198,7 @@ def _learned(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
         metrics.scopes += [scope] * len(outline.metrics)
     fixed, irregular = _whole(body, metrics)
     plan, all_of = _plan(metrics)
-    dropped = _dropped(metrics)
+    dropped = _dropped(metrics) if known.drops.all else Counter[Drop]()
     batch = _read(plan, all_of, dropped, body, arrival)
     if not irregular:
         # at first sight: a quiet sender must not come here again, where its metrics are remembered
@@ -223,8 +223,9 @@ def _dropped(metrics: _Metrics) -> Counter[Drop]:
     """What is left out of the metrics that have a template."""
     dropped: Counter[Drop] = Counter()
     for template in metrics.templates:
-        if template is not None and template.dropped:
-            dropped.update(template.dropped)
+        if template is not None:
+            for drop, count in template.dropped.items():
+                dropped[drop] += count
     return dropped
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayotel.ingest import wire
 from rayotel.ingest.attributes import attribute_text, attributes_json, json_text, text_of
-from rayotel.ingest.drops import NO_DROPS, Drops
+from rayotel.ingest.drops import NO_DROPS, Drops, NameDrops
 from rayotel.lake.schema import header_column, label_column
 from rayotel.model import Arrival, Drop, Series
 
@@ -26,6 +26,8 @@ LABEL_BYTES = 400
 HEAD_BYTES = 3000
 # a key under which a series is known beside its first, and what was dropped under it
 KEY_BYTES = 250
+# what is decided of an attribute, beside its bytes
+DECISION_BYTES = 150
 _TEMPORALITIES = {0: "unspecified", 1: "delta", 2: "cumulative"}
 
 Attributes = tuple[bytes, ...]
@@ -58,6 +60,7 @@ class Labels:
     def __init__(self, account: Account) -> None:
         self._known: dict[bytes, Label | None] = {}
         self._orders: dict[tuple[str, ...], list[int] | None] = {}
+        self._decisions: dict[NameDrops, dict[bytes, Drop | bool]] = {}
         self._account = account
 
     def of(self, attribute: bytes) -> Label | None:
@@ -72,6 +75,24 @@ class Labels:
         self._account.size_bytes += LABEL_BYTES + 6 * len(attribute)
         return label
 
+    def kept(
+        self, attributes: Attributes, drops: NameDrops, dropped: Iterable[Drop]
+    ) -> tuple[Attributes, tuple[Drop, ...]]:
+        """The attributes that are kept, and what drops each label that is not, behind `dropped`."""
+        decisions = self._decisions.setdefault(drops, {})
+        kept: list[bytes] = []
+        dropped = [*dropped]
+        for raw in attributes:
+            decision = decisions.get(raw)
+            if decision is None:
+                decision = decisions[raw] = _decision(raw, drops)
+                self._account.size_bytes += DECISION_BYTES + len(raw)
+            if decision is True:
+                kept.append(raw)
+            elif decision is not False:
+                dropped.append(decision)
+        return tuple(kept), tuple(dropped)
+
     def order(self, columns: tuple[str, ...]) -> list[int] | None:
         """Places of these columns in ASCII order; None where two are alike but for their case."""
         if columns in self._orders:
@@ -82,6 +103,15 @@ class Labels:
         self._orders[columns] = order
         self._account.size_bytes += LABEL_BYTES + 16 * len(columns)
         return order
+
+
+def _decision(attribute: bytes, drops: NameDrops) -> Drop | bool:
+    """What drops a serialized KeyValue; True: it is kept, False: it goes, but is no label."""
+    one = wire.parse_key_value(attribute)
+    drop = drops.of(text_of(one.key))
+    if drop is None:
+        return True
+    return drop if one.value.WhichOneof("value") is not None else False
 
 
 class Head:
@@ -124,19 +154,9 @@ class Head:
 
     def kept(self, attributes: Attributes) -> tuple[Attributes, tuple[Drop, ...]]:
         """The attributes that are not dropped, and what drops each label that is."""
-        drops = self._drops
-        if drops is None:
+        if self._drops is None:
             return attributes, ()
-        kept: list[bytes] = []
-        dropped = [*self._outer_dropped]
-        for raw in attributes:
-            one = wire.parse_key_value(raw)
-            drop = drops.of(text_of(one.key))
-            if drop is None:
-                kept.append(raw)
-            elif one.value.WhichOneof("value") is not None:
-                dropped.append(drop)
-        return tuple(kept), tuple(dropped)
+        return self._labels.kept(attributes, self._drops, self._outer_dropped)
 
     def series(
         self, kept: Attributes, key: bytes | Attributes, dropped: tuple[Drop, ...] = ()

@@ -108,9 +108,10 @@ def _dropped_metric(raw: bytes, outline: MetricOutline, head: Head, drop: Drop) 
     wire.parse_metric(raw)
     data, points = points_data(outline.data), outline.points
     try:
-        form = _form(raw, points, data, head)
-        if form is not None:
-            _, places = form.layout(raw, np.array(points, np.int64)[:, 0])
+        common = _form(raw, points, data, head)
+        if common is not None:
+            form, starts = common
+            _, places = form.layout(raw, starts)
         else:
             outlines = [point_outline(raw, start, end, data) for start, end in points]
             places = layout_of(raw, outlines, data).places().astype(np.int64)
@@ -120,8 +121,10 @@ def _dropped_metric(raw: bytes, outline: MetricOutline, head: Head, drop: Drop) 
     return MetricTemplate(fixed, places, kind_of(outline.data), NO_LAYOUT, (), head, count)
 
 
-def _form(raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head) -> Form | None:
-    """The form that all these points have; None where they have none in common."""
+def _form(
+    raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head
+) -> tuple[Form, Int64s] | None:
+    """The form that all these points have, and where they start; None where they have none."""
     if not points:
         return None
     starts, ends = np.array(points, np.int64).T
@@ -131,14 +134,15 @@ def _form(raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head) 
         if form is None or not form.fits(raw, starts, ends):
             return None
         head.form = form
-    return form
+    return form, starts
 
 
 def _alike(raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head) -> _Found | None:
     """What points have that are all of one form; None where they are not."""
-    form = _form(raw, points, data, head)
-    if form is None:
+    common = _form(raw, points, data, head)
+    if common is None:
         return None
+    form, starts = common
     size, known, series = form.size_bytes, head.known, []
     for start, end in points:
         # what stands behind the form is a key only where it was walked, and is attributes alone
@@ -149,7 +153,7 @@ def _alike(raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head)
             except Irregular:
                 return None
         series.append(one)
-    layout, places = form.layout(raw, np.array(points, np.int64)[:, 0])
+    layout, places = form.layout(raw, starts)
     dropped = _dropped(head, (raw[start + size : end] for start, end in points))
     return layout, places, series, dropped
 
