@@ -322,10 +322,11 @@ def _churning(number: int) -> bytes:
     return request.SerializeToString()
 
 
-def test_memory_stays_within_its_bound_under_churn() -> None:
+@dropping_or_not
+def test_memory_stays_within_its_bound_under_churn(drops: Drops) -> None:
     """Half a million bytes of memory, and series that never come again: it is kept to."""
     bound = MIB // 2
-    memory = Memory(bound)
+    memory = Memory(bound, drops)
     otlp_metrics.decode(_churning(0), ARRIVAL, Memory(bound))
     tracemalloc.start()
     try:
@@ -365,9 +366,10 @@ def test_points_of_a_metric_that_change_their_form(drops: Drops) -> None:
         assert shortened(body, memory) == in_full(body, drops=drops)
 
 
-def test_what_was_forgotten_is_learned_again() -> None:
+@dropping_or_not
+def test_what_was_forgotten_is_learned_again(drops: Drops) -> None:
     """A memory that is too small for anything changes no row."""
-    memory = Memory(1)
+    memory = Memory(1, drops)
     for number in range(5):
         for body in (_churning(number), EVERYTHING):
-            assert shortened(body, memory) == in_full(body)
+            assert shortened(body, memory) == in_full(body, drops=drops)

@@ -334,6 +334,19 @@ def test_patterns_that_cannot_be_meant_are_refused(
     assert not data.exists()
 
 
+@few
+@given(
+    st.lists(st.text("ab*?[]!-^\\\\&|~_", min_size=1, max_size=8), min_size=1, max_size=5),
+    st.lists(st.text("ab[]!-^\\\\&|~_", max_size=5), min_size=20, max_size=20),
+)
+def test_any_text_is_a_pattern(patterns: list[str], names: list[str]) -> None:
+    """One expression of all says what the standard library says of each."""
+    drops = Drops(patterns)
+    for name in (*names, *patterns):
+        drop = drops.metric(name)
+        assert (drop and drop.pattern) == Dropping(tuple(patterns)).of_metric(name)
+
+
 def test_patterns_match_whole_names_in_their_case() -> None:
     """As fnmatch.fnmatchcase does; the first that matches is the one that is named."""
     drops = parse_drops("ray_grpc_*,ray_* [!r]*_created", "Version  ray_*:p?d x:y:z")
