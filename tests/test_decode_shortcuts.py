@@ -286,6 +286,22 @@ def test_requests_changed_in_their_structure(recording: Recording, drops: Drops)
                 assert shortened(changed, memory) == in_full(changed, drops=drops)
 
 
+def test_resources_that_differ_in_nothing_that_is_kept() -> None:
+    """Points of one series keep their order, whichever of its two metrics is unusual."""
+    for kind, drops in (("string_value", Drops([], ["k"])), (None, NO_DROPS)):
+        request = gauges(ARRIVED)
+        request.resource_metrics.add().CopyFrom(request.resource_metrics[0])
+        attribute = request.resource_metrics[0].resource.attributes.add(key="k")
+        if kind is not None:
+            setattr(attribute.value, kind, "v")
+        (unusual,) = _points(_metrics(request)[0])
+        unusual.exemplars.add(as_double=1.5)
+        unusual.as_double = 2.5
+        memory, body = Memory(64 * MIB, drops), request.SerializeToString()
+        for _ in range(3):
+            assert shortened(body, memory) == in_full(body, drops=drops)
+
+
 @dropping_or_not
 def test_numbers_alone_are_read_by_a_template(
     monkeypatch: pytest.MonkeyPatch, drops: Drops

@@ -8,7 +8,7 @@ is rejected and what is repaired). All ways give the same columns.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from rayotel.ingest.drops import NO_DROPS, Drops
 from rayotel.ingest.layouts import Int64s, Layout, Plan, Unjudged, joined, words_of
 from rayotel.ingest.outline import Irregular, ScopeOutline, scopes_of
 from rayotel.ingest.points import EARLIEST_UNIX_NANO, LATEST_AFTER_ARRIVAL_NANO, FullDecode
-from rayotel.ingest.series import Account, Context, Head, Labels
+from rayotel.ingest.series import Account, Context, Labels
 from rayotel.ingest.templates import (
     BodyTemplate,
     BodyTemplates,
@@ -138,13 +138,16 @@ def decode_in_full(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
 
 
 def _decode_metrics(
-    metrics: Sequence[Any], context: Context, full: FullDecode, apart_from: Set[Head] = frozenset()
+    metrics: Sequence[Any],
+    context: Context,
+    full: FullDecode,
+    apart_from: Set[Hashable] = frozenset(),
 ) -> None:
     for metric in metrics:
         data = metric.WhichOneof("data")
         if data is not None:
             head = context.head(metric)
-            if head in apart_from:
+            if apart_from and head.content in apart_from:
                 raise Irregular  # a metric sent in two pieces: its points keep their order
             full.metric(head, getattr(metric, data).data_points)
 
@@ -208,7 +211,7 @@ def _learned(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
     if irregular:
         all_series = list(series)
         full = FullDecode(arrival.received_unix_nano, all_series, rejected)
-        templated = {one.head for one in metrics.templates if one is not None}
+        templated = {one.head.content for one in metrics.templates if one is not None}
         for position in irregular:
             start, end = metrics.places[position]
             metric = wire.parse_metric(body[start:end])

@@ -8,7 +8,7 @@ attributes. Everything is compared as the bytes or values it is, and counted in 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rayotel.ingest import wire
@@ -151,6 +151,11 @@ class Head:
         account.size_bytes += HEAD_BYTES + 4 * sum(len(str(value)) for value in fixed.values())
         names = (context.stream, fixed["metric_name"], fixed["scope_name"], fixed["scope_version"])
         self._framed = b"".join(_framed(str(name or "")) for name in names)
+
+    @property
+    def content(self) -> Hashable:
+        """Equal for heads whose series may be equal, also where they are of two contexts."""
+        return tuple(self.fixed.values()), tuple(sorted([label.pair for label in self._outer]))
 
     def kept(self, attributes: Attributes) -> tuple[Attributes, tuple[Drop, ...]]:
         """The attributes that are not dropped, and what drops each label that is."""
