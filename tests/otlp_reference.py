@@ -7,9 +7,11 @@ no code with rayotel's decoder: one dictionary per point, no cache, no columns.
 from __future__ import annotations
 
 import base64
+import fnmatch
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
 from rayotel.ingest.decoding import Decoder
+from rayotel.ingest.drops import NO_DROPS, Drops
 from rayotel.ingest.wal import Record
 from rayotel.lake import parts
 from rayotel.lake.rows import LabelColumns, tables_by_hour
@@ -243,6 +246,71 @@ def exemplars_of(point: Any) -> Any:
     return found or None
 
 
+# --- what is dropped -----------------------------------------------------------------------------
+
+
+class Dropping(NamedTuple):
+    """Patterns of the settings `drop_metrics` and `drop_labels`."""
+
+    metrics: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+
+    def of_metric(self, name: str) -> str | None:
+        """The first pattern that drops this metric."""
+        return next((one for one in self.metrics if fnmatch.fnmatchcase(name, one)), None)
+
+    def of_label(self, metric: str, key: str) -> str | None:
+        """The first pattern that drops this label of this metric."""
+        for one in self.labels:
+            limit, _, pattern = one.rpartition(":") if ":" in one else ("*", "", one)
+            if fnmatch.fnmatchcase(metric, limit) and fnmatch.fnmatchcase(key, pattern):
+                return one
+        return None
+
+
+def without(
+    request: ExportMetricsServiceRequest, dropping: Dropping
+) -> tuple[ExportMetricsServiceRequest, Counter[tuple[str, str]]]:
+    """The request as if what is dropped had never been sent; by pattern, what that is.
+
+    Each metric stands in a resource of its own, for resources lose labels by metric too. All of
+    its points are counted, also those that a receiver would reject.
+    """
+    made, counted = ExportMetricsServiceRequest(), Counter[tuple[str, str]]()
+    for by_resource in request.resource_metrics:
+        for by_scope in by_resource.scope_metrics:
+            for metric in by_scope.metrics:
+                kind = metric.WhichOneof("data")
+                points = getattr(metric, kind).data_points if kind else []
+                pattern = dropping.of_metric(metric.name)
+                if pattern is not None:
+                    counted["drop_metrics", pattern] += len(points)
+                    continue
+                resource = made.resource_metrics.add(schema_url=by_resource.schema_url)
+                resource.resource.CopyFrom(by_resource.resource)
+                scope = resource.scope_metrics.add(schema_url=by_scope.schema_url)
+                scope.scope.CopyFrom(by_scope.scope)
+                kept = scope.metrics.add()
+                kept.CopyFrom(metric)
+                for outer in (resource.resource.attributes, scope.scope.attributes):
+                    lost = _strip(outer, metric.name, dropping)
+                    counted.update(lost * len(points))
+                for point in getattr(kept, kind).data_points if kind else []:
+                    counted.update(_strip(point.attributes, metric.name, dropping))
+    return made, +counted
+
+
+def _strip(attributes: Any, metric: str, dropping: Dropping) -> list[tuple[str, str]]:
+    lost = []
+    for one in list(attributes):
+        pattern = dropping.of_label(metric, one.key)
+        if pattern is not None:
+            if one.value.WhichOneof("value"):
+                lost.append(("drop_labels", pattern))
+            attributes.remove(one)
+    return lost
+
+
 # --- what is stored ------------------------------------------------------------------------------
 
 JSON_COLUMNS = ("metric_metadata", "resource_entity_refs", OVERFLOW)
@@ -312,9 +380,9 @@ def frozen(value: Any) -> Hashable:
 # --- rayotel's way, to compare with --------------------------------------------------------------
 
 
-def new_decoder() -> Decoder:
+def new_decoder(drops: Drops = NO_DROPS) -> Decoder:
     """A decoder that has seen nothing."""
-    return Decoder(max_inflated_body_bytes=1 << 24, max_series_cached_bytes=1 << 22)
+    return Decoder(max_inflated_body_bytes=1 << 24, max_series_cached_bytes=1 << 22, drops=drops)
 
 
 def decode(body: bytes, decoder: Decoder | None = None, **how: Any) -> MetricBatch:

@@ -1,7 +1,8 @@
 """Every shortcut of decoding gives what the full decode gives, and the memory of it is bounded.
 
 A decoder is warmed with a request and then given the same one changed: byte by byte, and in its
-structure. Whatever was learned, rows, rejections and refusals must be those of the full decode.
+structure. Whatever was learned, rows, rejections and refusals must be those of the full decode,
+whether metrics and labels are dropped or not.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from otlp_reference import ARRIVAL, ARRIVED, DAY, YEAR_2000, gauges, with_integer_times
 from otlp_strategies import HEADERS, REQUESTS, few
 from rayotel.ingest import otlp_metrics, wire
+from rayotel.ingest.drops import NO_DROPS, Drops
 from rayotel.ingest.otlp_metrics import Known, Memory
 from rayotel.ingest.wire import MalformedProtobuf
 from rayotel.lake.rows import LabelColumns, tables_by_hour
@@ -36,6 +38,12 @@ from rayotel.model import Arrival, MetricBatch
 from rayotel.replay import Recording
 
 MIB = 1024 * 1024
+# of what is recorded, of `EVERYTHING`, and of what hypothesis makes
+SOME_DROPS = Drops(
+    ["ray_grpc_*", "python_*", "*_created", "sum1", "hist0", "?", "a b"],
+    ["otel_scope_*", "Version", "ray_component_*:pid", "sum*:k", "m:n*", "r", "[nN]ame", "*:x*"],
+)
+dropping_or_not = pytest.mark.parametrize("drops", [NO_DROPS, SOME_DROPS], ids=["all", "some"])
 
 
 def tables_of(batch: MetricBatch) -> list[pa.Table]:
@@ -70,12 +78,12 @@ def outcome(decode: Callable[[], MetricBatch]) -> Outcome:
         batch = decode()
     except MalformedProtobuf:
         return ("malformed",)
-    return (tables_of(batch), dict(batch.rejected))
+    return (tables_of(batch), dict(batch.rejected), dict(batch.dropped))
 
 
-def in_full(body: bytes, arrival: Arrival = ARRIVAL) -> Outcome:
+def in_full(body: bytes, arrival: Arrival = ARRIVAL, drops: Drops = NO_DROPS) -> Outcome:
     """What the full decode says."""
-    return outcome(lambda: otlp_metrics.decode_in_full(body, arrival, Known(MIB)))
+    return outcome(lambda: otlp_metrics.decode_in_full(body, arrival, Known(MIB, drops)))
 
 
 def shortened(body: bytes, memory: Memory, arrival: Arrival = ARRIVAL) -> Outcome:
@@ -83,40 +91,45 @@ def shortened(body: bytes, memory: Memory, arrival: Arrival = ARRIVAL) -> Outcom
     return outcome(lambda: otlp_metrics.decode(body, arrival, memory))
 
 
-def warmed(*bodies: bytes) -> Memory:
+def warmed(*bodies: bytes, drops: Drops = NO_DROPS) -> Memory:
     """The memory of a decoder that has seen these."""
-    memory = Memory(64 * MIB)
+    memory = Memory(64 * MIB, drops)
     for body in bodies:
         otlp_metrics.decode(body, ARRIVAL, memory)
     return memory
 
 
-def test_the_recording_in_order_and_again(recording: Recording) -> None:
+@dropping_or_not
+def test_the_recording_in_order_and_again(recording: Recording, drops: Drops) -> None:
     """A decoder that learns from request to request, and one that knows them all."""
-    memory = Memory(128 * MIB)
+    memory = Memory(128 * MIB, drops)
     bodies = [request.plain_body() for request in recording.requests]
     # new, seen once, and known by templates of whole bodies
     for compared in (0, 3, 1):
         for number, body in enumerate(bodies):
             if number % 6 == compared:
-                assert shortened(body, memory) == in_full(body)
+                assert shortened(body, memory) == in_full(body, drops=drops)
             else:
                 otlp_metrics.decode(body, ARRIVAL, memory)
 
 
+@dropping_or_not
 @few
 @given(REQUESTS, REQUESTS, HEADERS)
 def test_any_request_first_again_and_after_another(
-    request_: ExportMetricsServiceRequest, other: ExportMetricsServiceRequest, headers: Any
+    drops: Drops,
+    request_: ExportMetricsServiceRequest,
+    other: ExportMetricsServiceRequest,
+    headers: Any,
 ) -> None:
     """Cold, warm, and after the decoder has seen something else."""
-    memory, arrival = Memory(64 * MIB), replace(ARRIVAL, header_columns=headers)
+    memory, arrival = Memory(64 * MIB, drops), replace(ARRIVAL, header_columns=headers)
     both = ExportMetricsServiceRequest()
     both.MergeFrom(request_)
     both.MergeFrom(other)
     for one in (request_, other, request_, request_, both, both, both):
         body = one.SerializeToString()
-        assert shortened(body, memory, arrival) == in_full(body, arrival)
+        assert shortened(body, memory, arrival) == in_full(body, arrival, drops)
 
 
 def _everything() -> ExportMetricsServiceRequest:
@@ -165,13 +178,15 @@ def _changed_bytes(body: bytes, luck: random.Random, times: int) -> Iterator[byt
         )
 
 
-def test_every_byte_of_a_small_request_changed() -> None:
+@dropping_or_not
+def test_every_byte_of_a_small_request_changed(drops: Drops) -> None:
     """No byte that is changed after the request was learned is passed over."""
-    memory = warmed(EVERYTHING)
+    memory = warmed(EVERYTHING, drops=drops)
     for place in range(len(EVERYTHING)):
         changed = bytearray(EVERYTHING)
         changed[place] ^= 0x80 if place % 3 == 0 else 1
-        assert shortened(bytes(changed), memory) == in_full(bytes(changed)), place
+        body = bytes(changed)
+        assert shortened(body, memory) == in_full(body, drops=drops), place
 
 
 def _small_recorded(recording: Recording) -> list[bytes]:
@@ -180,14 +195,15 @@ def _small_recorded(recording: Recording) -> list[bytes]:
     return [by_size[0], by_size[len(by_size) // 3]]
 
 
-def test_recorded_requests_changed_byte_by_byte(recording: Recording) -> None:
+@dropping_or_not
+def test_recorded_requests_changed_byte_by_byte(recording: Recording, drops: Drops) -> None:
     """A changed body is judged as if it had never been learned."""
     luck = random.Random(4)
     for body in (*_small_recorded(recording), EVERYTHING):
-        memory = warmed(body)
+        memory = warmed(body, drops=drops)
         for changed in _changed_bytes(body, luck, 100):
-            assert shortened(changed, memory) == in_full(changed)
-        assert shortened(body, memory) == in_full(body)
+            assert shortened(changed, memory) == in_full(changed, drops=drops)
+        assert shortened(body, memory) == in_full(body, drops=drops)
 
 
 def _metrics(request: ExportMetricsServiceRequest) -> Any:
@@ -254,11 +270,12 @@ def _change_structure(request: ExportMetricsServiceRequest, luck: random.Random)
     luck.choice(changes)()
 
 
-def test_requests_changed_in_their_structure(recording: Recording) -> None:
+@dropping_or_not
+def test_requests_changed_in_their_structure(recording: Recording, drops: Drops) -> None:
     """Metrics, points and attributes that come, go, move or change their type."""
     luck = random.Random(5)
     for body in (*_small_recorded(recording), EVERYTHING):
-        memory = warmed(body)
+        memory = warmed(body, drops=drops)
         for _ in range(60):
             request = ExportMetricsServiceRequest.FromString(body)
             for _ in range(luck.choice([1, 1, 2, 5])):
@@ -266,18 +283,37 @@ def test_requests_changed_in_their_structure(recording: Recording) -> None:
                     _change_structure(request, luck)
             changed = request.SerializeToString()
             for _ in range(2):
-                assert shortened(changed, memory) == in_full(changed)
+                assert shortened(changed, memory) == in_full(changed, drops=drops)
 
 
-def test_numbers_alone_are_read_by_a_template(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resources_that_differ_in_nothing_that_is_kept() -> None:
+    """Points of one series keep their order, whichever of its two metrics is unusual."""
+    for kind, drops in (("string_value", Drops([], ["k"])), (None, NO_DROPS)):
+        request = gauges(ARRIVED)
+        request.resource_metrics.add().CopyFrom(request.resource_metrics[0])
+        attribute = request.resource_metrics[0].resource.attributes.add(key="k")
+        if kind is not None:
+            setattr(attribute.value, kind, "v")
+        (unusual,) = _points(_metrics(request)[0])
+        unusual.exemplars.add(as_double=1.5)
+        unusual.as_double = 2.5
+        memory, body = Memory(64 * MIB, drops), request.SerializeToString()
+        for _ in range(3):
+            assert shortened(body, memory) == in_full(body, drops=drops)
+
+
+@dropping_or_not
+def test_numbers_alone_are_read_by_a_template(
+    monkeypatch: pytest.MonkeyPatch, drops: Drops
+) -> None:
     """A request that differs in its numbers alone is neither walked nor parsed."""
-    memory = warmed(EVERYTHING)
+    memory = warmed(EVERYTHING, drops=drops)
     request = ExportMetricsServiceRequest.FromString(EVERYTHING)
     for metric in _metrics(request):
         for point in _points(metric):
             point.time_unix_nano += 10**10
     body = request.SerializeToString()
-    expected = in_full(body)
+    expected = in_full(body, drops=drops)
     monkeypatch.setattr(otlp_metrics, "scopes_of", None)
     monkeypatch.setattr(wire, "parse_metrics_request", None)
     assert shortened(body, memory) == expected
@@ -302,10 +338,11 @@ def _churning(number: int) -> bytes:
     return request.SerializeToString()
 
 
-def test_memory_stays_within_its_bound_under_churn() -> None:
+@dropping_or_not
+def test_memory_stays_within_its_bound_under_churn(drops: Drops) -> None:
     """Half a million bytes of memory, and series that never come again: it is kept to."""
     bound = MIB // 2
-    memory = Memory(bound)
+    memory = Memory(bound, drops)
     otlp_metrics.decode(_churning(0), ARRIVAL, Memory(bound))
     tracemalloc.start()
     try:
@@ -319,10 +356,11 @@ def test_memory_stays_within_its_bound_under_churn() -> None:
     assert peak < 1.5 * bound + 200_000
 
 
-def test_points_of_a_metric_that_change_their_form() -> None:
+@dropping_or_not
+def test_points_of_a_metric_that_change_their_form(drops: Drops) -> None:
     """What a metric's points looked like last is tried, and is no more than a guess."""
     luck = random.Random(6)
-    memory = Memory(64 * MIB)
+    memory = Memory(64 * MIB, drops)
     for number in range(150):
         request = gauges(ARRIVED, **dict.fromkeys(luck.sample(["a", "B", "b", "A"], 2), "v"))
         metrics = _metrics(request)
@@ -341,12 +379,13 @@ def test_points_of_a_metric_that_change_their_form() -> None:
             if number % 5 == 0:
                 gauge.as_int = number
         body = request.SerializeToString()
-        assert shortened(body, memory) == in_full(body)
+        assert shortened(body, memory) == in_full(body, drops=drops)
 
 
-def test_what_was_forgotten_is_learned_again() -> None:
+@dropping_or_not
+def test_what_was_forgotten_is_learned_again(drops: Drops) -> None:
     """A memory that is too small for anything changes no row."""
-    memory = Memory(1)
+    memory = Memory(1, drops)
     for number in range(5):
         for body in (_churning(number), EVERYTHING):
-            assert shortened(body, memory) == in_full(body)
+            assert shortened(body, memory) == in_full(body, drops=drops)

@@ -27,6 +27,7 @@ from rayotel.ingest.admission import Admission
 from rayotel.ingest.arrivals import DEFAULT_STREAMS
 from rayotel.ingest.committer import Committer
 from rayotel.ingest.decoding import JSON, PROTOBUF, Decoder
+from rayotel.ingest.drops import parse_drops
 from rayotel.ingest.journal import Journal
 from rayotel.ingest.receiver import Receiver
 from rayotel.ingest.signals import StreamSignals
@@ -53,7 +54,10 @@ class Service:
         self._settings = settings
         self._ready = False
         self.open_connections: Callable[[], int] = int  # until a server tells
+        drops = parse_drops(settings.drop_metrics, settings.drop_labels)
         self.telemetry = Telemetry()
+        for drop in drops.all:
+            self.telemetry.dropped(drop, 0)
         self.storage: Storage = open_storage(
             settings.storage_url,
             s3_endpoint=settings.s3_endpoint,
@@ -76,6 +80,7 @@ class Service:
         self.decoder = Decoder(
             max_inflated_body_bytes=settings.max_inflated_body_bytes,
             max_series_cached_bytes=settings.max_series_cached_bytes,
+            drops=drops,
         )
         self.committer = Committer(
             self.journal,

@@ -90,6 +90,12 @@ class _SqlCommand(click.Command):
     "--param", "params", multiple=True, metavar="NAME=VALUE",
     help="Value of a parameter, $NAME in the SQL. May be given again.",
 )  # fmt: skip
+@click.option(
+    "--metrics-stream", metavar="STREAM", help="The stream of metrics that ray_* views read."
+)
+@click.option(
+    "--events-stream", metavar="STREAM", help="The stream of Ray's events that they read."
+)
 @range_options
 @output_options
 @click.option(
@@ -109,7 +115,7 @@ def query(
     unlocked: bool,
     **lake: Any,
 ) -> None:
-    """Ask a question in SQL. Every stream is a table of its name.
+    """Ask a question in SQL. Every stream is a table of its name; rayotel views lists more.
 
     The SQL comes from the argument, a file, a shipped question or, with - or nothing, standard
     input. It is DuckDB's SQL; it can read the lake and nothing else.
@@ -118,11 +124,18 @@ def query(
     rayotel query --name node-cpu --since 1h
     rayotel query "SELECT count(*) FROM raymetrics" --format json
     """
+    from rayotel.query.definitions import Streams
     from rayotel.query.session import ask
 
     text, parameters = _question(sql, file, name, _pairs(params))
+    settings = config.load(lake)
+    reads = Streams(settings.metrics_stream, settings.events_stream)
+    if name is not None:
+        text = reads.put_into(text)
     storage, limits, range_, cache = open_lake(lake, since, from_, to)
-    with ask(storage, range_, limits, text, parameters, unlocked=unlocked, cache=cache) as result:
+    with ask(
+        storage, range_, limits, text, parameters, unlocked=unlocked, cache=cache, reads=reads
+    ) as result:
         write(result.schema, result.batches(), format_, output)
 
 
@@ -140,6 +153,22 @@ def queries(name: str | None) -> None:
     for one in found:
         click.echo(f"{one.name.ljust(width)}  {one.question}")
     say("ask one with: rayotel query --name NAME --since 1h")
+
+
+@cli.command()
+@click.argument("name", required=False)
+def views(name: str | None) -> None:
+    """List the views and macros that every question can use, or explain one."""
+    from rayotel.query import definitions
+
+    if name is not None:
+        click.echo(definitions.explained(definitions.find(name)))
+        return
+    found = definitions.all_definitions().values()
+    width = max(len(one.name) for one in found)
+    for one in found:
+        click.echo(f"{one.name.ljust(width)}  {one.about}")
+    say("explain one with: rayotel views NAME")
 
 
 @cli.command()

@@ -84,6 +84,12 @@ class Settings:
         256 * MIB, "memory of series and of what senders repeat, about a kilobyte a series"
     )
     max_label_columns: int = _setting(512, "label columns of a stream; the rest becomes JSON")
+    drop_metrics: str = _setting(
+        "", "metrics not stored, by patterns of their names: 'ray_grpc_* *_created'"
+    )
+    drop_labels: str = _setting(
+        "", "labels not stored, of all metrics or of some: 'otel_scope_* ray_component_*:pid'"
+    )
     retention: str = _setting(
         "", "how long streams are kept, by age and size: 30d, 500GB or '90d 1TB'; default: for ever"
     )
@@ -98,6 +104,12 @@ class Settings:
     )
     compaction_grace_seconds: float = _setting(
         900.0, "how long merged parts stay for questions that began before"
+    )
+    metrics_stream: str = _setting(
+        "raymetrics", "stream of metrics that the ray_* views and shipped questions read"
+    )
+    events_stream: str = _setting(
+        "rayevents", "stream of Ray's events that the ray_* views and shipped questions read"
     )
     query_memory_bytes: int = _setting(4096 * MIB, "memory of one SQL query")
     query_threads: int = _setting(0, "threads of one SQL query; 0: one per core")
@@ -189,6 +201,8 @@ def load(flags: Mapping[str, Any] | None = None) -> Settings:
     return Settings(**{name: _converted(name, value) for name, value in given.items()})
 
 
+# patterns with blanks between them, or, in the file, a list
+_LISTS = frozenset({"drop_metrics", "drop_labels"})
 _TYPES: dict[str, type[object]] = {f.name: type(f.default) for f in fields(Settings)}
 
 
@@ -220,6 +234,10 @@ def _from_file() -> dict[str, Any]:
 
 def _converted(name: str, value: Any) -> Any:
     wanted = _TYPES[name]
+    if name in _LISTS and isinstance(value, list):
+        if not all(isinstance(one, str) and one.strip() for one in value):
+            raise UsageError(f"setting '{name}' is a list with something else than patterns in it")
+        value = " ".join(value)
     try:
         if wanted is bool and isinstance(value, str):
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[

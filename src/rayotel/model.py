@@ -97,11 +97,19 @@ class Points:
         return sum(one.nbytes + COLUMN_BYTES for one in arrays if one is not None)
 
 
+class Drop(NamedTuple):
+    """A pattern by which something is left out: of the setting `drop_metrics` or `drop_labels`."""
+
+    setting: str
+    pattern: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class MetricBatch:
     """One request, decoded: its series, its points, and what was rejected and why.
 
     `series` may be shared by batches, and holds each series that the points name at least once.
+    `dropped`: by pattern, how many points it dropped, or how many labels of accepted points.
     """
 
     arrival: Arrival
@@ -109,6 +117,7 @@ class MetricBatch:
     chunks: Sequence[Points]
     rejected: Mapping[str, int] = field(default_factory=dict)
     new_series_bytes: int = 0
+    dropped: Mapping[Drop, int] = field(default_factory=dict)
 
     @property
     def accepted_points(self) -> int:

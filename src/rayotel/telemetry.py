@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from rayotel import __version__
+from rayotel.model import Drop
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 # a label value per stream, and senders choose the names of streams
@@ -40,6 +41,17 @@ class Telemetry:
             "rayotel_events_unreadable", "Events that could not be read and are kept as they came.",
             ["reason"], registry=registry,
         )  # fmt: skip
+        self._dropped = {
+            "drop_metrics": Counter(
+                "rayotel_points_dropped", "Data points dropped, by pattern of drop_metrics.",
+                ["pattern"], registry=registry,
+            ),
+            "drop_labels": Counter(
+                "rayotel_labels_dropped",
+                "Labels dropped from accepted data points, by pattern of drop_labels.",
+                ["pattern"], registry=registry,
+            ),
+        }  # fmt: skip
         self.duplicates = Counter(
             "rayotel_requests_duplicate", "Requests that were sent again and stored once.",
             registry=registry,
@@ -120,6 +132,10 @@ class Telemetry:
                 stream = "(others)"
             self._streams.add(stream)
         return stream
+
+    def dropped(self, drop: Drop, count: int) -> None:
+        """Count what a pattern of the settings dropped: points, or labels of accepted points."""
+        self._dropped[drop.setting].labels(drop.pattern).inc(count)
 
     def exposition(self) -> bytes:
         """All of it as Prometheus reads it."""

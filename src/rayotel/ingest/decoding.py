@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from rayotel.ingest import otlp_json, otlp_metrics, ray_events
 from rayotel.ingest.bodies import BodyTooLarge, MalformedBody, inflate
+from rayotel.ingest.drops import NO_DROPS, Drops
 from rayotel.ingest.otlp_metrics import Memory
 from rayotel.ingest.wal import Record
 from rayotel.lake.schema import EVENTS
@@ -40,9 +41,15 @@ def no_reservation(size_bytes: int) -> None:
 class Decoder:
     """Decodes records; remembers series between them. Safe for several threads."""
 
-    def __init__(self, *, max_inflated_body_bytes: int, max_series_cached_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        max_inflated_body_bytes: int,
+        max_series_cached_bytes: int,
+        drops: Drops = NO_DROPS,
+    ) -> None:
         self._max_inflated_body_bytes = max_inflated_body_bytes
-        self._memory = Memory(max_series_cached_bytes)
+        self._memory = Memory(max_series_cached_bytes, drops)
 
     def decode_any(self, record: Record, reserve: Callable[[int], None] = no_reservation) -> Batch:
         """Columns of a record of any signal. Raises a ValueError of `bodies` or of its signal."""

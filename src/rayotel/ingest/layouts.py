@@ -104,6 +104,10 @@ def _places_in(rows: Int32s) -> int:
     return _NUMBER_PLACES if rows.shape[1] == _NUMBER_PLACES + 2 else _HISTOGRAM_PLACES
 
 
+# of points whose numbers are not read
+NO_LAYOUT = Layout(np.empty((0, 5), np.int32), np.empty(0, np.int32), np.empty(0, np.float64))
+
+
 def layout_of(raw: bytes, points: Sequence[PointOutline], data: int) -> Layout:
     """The layout of a metric's points, relative to the metric's first byte. Raises Irregular."""
     is_histogram = data == HISTOGRAM

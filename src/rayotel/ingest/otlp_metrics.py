@@ -8,17 +8,18 @@ is rejected and what is repaired). All ways give the same columns.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from rayotel.ingest import wire
+from rayotel.ingest.drops import NO_DROPS, Drops
 from rayotel.ingest.layouts import Int64s, Layout, Plan, Unjudged, joined, words_of
 from rayotel.ingest.outline import Irregular, ScopeOutline, scopes_of
 from rayotel.ingest.points import EARLIEST_UNIX_NANO, LATEST_AFTER_ARRIVAL_NANO, FullDecode
-from rayotel.ingest.series import Account, Context, Head, Labels
+from rayotel.ingest.series import Account, Context, Labels
 from rayotel.ingest.templates import (
     BodyTemplate,
     BodyTemplates,
@@ -28,7 +29,7 @@ from rayotel.ingest.templates import (
     blanked,
     metric_template,
 )
-from rayotel.model import Arrival, MetricBatch, Series
+from rayotel.model import Arrival, Drop, MetricBatch, Series
 
 
 class Memory:
@@ -39,15 +40,16 @@ class Memory:
     for threads: one that still uses what was forgotten is right all the same.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, drops: Drops = NO_DROPS) -> None:
         self._max_bytes = max_bytes
         self._body_bytes = max_bytes * 2 // 5
-        self._known = Known(self._body_bytes)
+        self._drops = drops
+        self._known = Known(self._body_bytes, drops)
 
     def known(self) -> Known:
         """What is known now, to be used for one request."""
         if self._known.account.size_bytes >= self._max_bytes - self._body_bytes:
-            self._known = Known(self._body_bytes)
+            self._known = Known(self._body_bytes, self._drops)
         return self._known
 
     @property
@@ -59,7 +61,8 @@ class Memory:
 class Known:
     """Series and templates that refer to each other and are forgotten together."""
 
-    def __init__(self, max_body_template_bytes: int) -> None:
+    def __init__(self, max_body_template_bytes: int, drops: Drops = NO_DROPS) -> None:
+        self.drops = drops
         self.account = Account()
         self.labels = Labels(self.account)
         self.bodies = BodyTemplates(max_body_template_bytes)
@@ -88,7 +91,9 @@ class Known:
     def _made(
         self, key: tuple[object, ...], arrival: Arrival, resource_metrics: Any, scope_metrics: Any
     ) -> tuple[Context, MetricTemplates]:
-        context = Context(arrival, resource_metrics, scope_metrics, self.labels, self.account)
+        context = Context(
+            arrival, resource_metrics, scope_metrics, self.labels, self.account, self.drops
+        )
         found = self._contexts[key] = (context, MetricTemplates(self.account))
         return found
 
@@ -123,18 +128,26 @@ def decode_in_full(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
                 context = known.parsed_scope(arrival, resource_metrics, scope_metrics)
                 _decode_metrics(scope_metrics.metrics, context, full)
     return MetricBatch(
-        arrival, series, full.chunks(), rejected, max(0, known.account.size_bytes - before)
+        arrival,
+        series,
+        full.chunks(),
+        rejected,
+        max(0, known.account.size_bytes - before),
+        full.dropped,
     )
 
 
 def _decode_metrics(
-    metrics: Sequence[Any], context: Context, full: FullDecode, apart_from: Set[Head] = frozenset()
+    metrics: Sequence[Any],
+    context: Context,
+    full: FullDecode,
+    apart_from: Set[Hashable] = frozenset(),
 ) -> None:
     for metric in metrics:
         data = metric.WhichOneof("data")
         if data is not None:
             head = context.head(metric)
-            if head in apart_from:
+            if apart_from and head.content in apart_from:
                 raise Irregular  # a metric sent in two pieces: its points keep their order
             full.metric(head, getattr(metric, data).data_points)
 
@@ -142,7 +155,9 @@ def _decode_metrics(
 def _recognised(body: bytes, arrival: Arrival, known: Known) -> MetricBatch | None:
     """A body that has a template."""
     template = known.bodies.find(_sender(arrival), body)
-    return None if template is None else _read(template.plan, template.series, body, arrival)
+    if template is None:
+        return None
+    return _read(template.plan, template.series, template.dropped, body, arrival)
 
 
 def _sender(arrival: Arrival) -> Sender:
@@ -150,12 +165,17 @@ def _sender(arrival: Arrival) -> Sender:
 
 
 def _read(
-    plan: Plan | None, series: tuple[Series, ...], body: bytes, arrival: Arrival
+    plan: Plan | None,
+    series: tuple[Series, ...],
+    dropped: Mapping[Drop, int],
+    body: bytes,
+    arrival: Arrival,
 ) -> MetricBatch:
     if plan is None:
-        return MetricBatch(arrival, (), ())
+        return MetricBatch(arrival, (), (), dropped=dropped)
     latest = arrival.received_unix_nano + LATEST_AFTER_ARRIVAL_NANO
-    return MetricBatch(arrival, series, plan.read(words_of(body), EARLIEST_UNIX_NANO, latest))
+    chunks = plan.read(words_of(body), EARLIEST_UNIX_NANO, latest)
+    return MetricBatch(arrival, series, chunks, dropped=dropped)
 
 
 @dataclass(slots=True)
@@ -181,23 +201,35 @@ def _learned(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
         metrics.scopes += [scope] * len(outline.metrics)
     fixed, irregular = _whole(body, metrics)
     plan, all_of = _plan(metrics)
-    batch = _read(plan, all_of, body, arrival)
+    dropped = _dropped(metrics) if known.drops.all else Counter[Drop]()
+    batch = _read(plan, all_of, dropped, body, arrival)
     if not irregular:
         # at first sight: a quiet sender must not come here again, where its metrics are remembered
-        template = BodyTemplate(bytes(fixed), _numbers(metrics), plan, all_of)
+        template = BodyTemplate(bytes(fixed), _numbers(metrics), plan, all_of, dropped)
         known.bodies.add(_sender(arrival), template)
     chunks, series, rejected = batch.chunks, batch.series, Counter[str]()
     if irregular:
         all_series = list(series)
         full = FullDecode(arrival.received_unix_nano, all_series, rejected)
-        templated = {one.head for one in metrics.templates if one is not None}
+        templated = {one.head.content for one in metrics.templates if one is not None}
         for position in irregular:
             start, end = metrics.places[position]
             metric = wire.parse_metric(body[start:end])
             _decode_metrics([metric], metrics.scopes[position][0], full, templated)
         chunks, series = [*chunks, *full.chunks()], all_series
+        dropped = dropped + full.dropped
     made = max(0, known.account.size_bytes - before)
-    return MetricBatch(arrival, series, chunks, rejected, made)
+    return MetricBatch(arrival, series, chunks, rejected, made, dropped)
+
+
+def _dropped(metrics: _Metrics) -> Counter[Drop]:
+    """What is left out of the metrics that have a template."""
+    dropped: Counter[Drop] = Counter()
+    for template in metrics.templates:
+        if template is not None:
+            for drop, count in template.dropped.items():
+                dropped[drop] += count
+    return dropped
 
 
 def _whole(body: bytes, metrics: _Metrics) -> tuple[bytearray, list[int]]:

@@ -26,7 +26,7 @@ import pyarrow as pa
 from rayotel.ingest.attributes import attributes_json
 from rayotel.ingest.series import Attributes, Head
 from rayotel.lake.schema import METRIC_TYPES
-from rayotel.model import NANOSECONDS_PER_SECOND, Points, Series
+from rayotel.model import NANOSECONDS_PER_SECOND, Drop, Points, Series
 
 EARLIEST_UNIX_NANO = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * NANOSECONDS_PER_SECOND
 LATEST_AFTER_ARRIVAL_NANO = 24 * 3600 * NANOSECONDS_PER_SECOND
@@ -87,7 +87,10 @@ class _Columns:
 
 
 class FullDecode:
-    """Points of one request. `series`: those in use; a decode appends its own."""
+    """Points of one request. `series`: those in use; a decode appends its own.
+
+    `dropped`: what was left out so far, by pattern.
+    """
 
     def __init__(
         self, received_unix_nano: int, series: list[Series], rejected: Counter[str]
@@ -95,10 +98,14 @@ class FullDecode:
         self._latest = received_unix_nano + LATEST_AFTER_ARRIVAL_NANO
         self._series = series
         self._rejected = rejected
+        self.dropped: Counter[Drop] = Counter()
         self._kinds: dict[str, _Columns] = {}
 
     def metric(self, head: Head, data_points: Sequence[Any]) -> None:
         """Add the points of a parsed metric. Raises wire.MalformedProtobuf."""
+        if head.dropped_by is not None:
+            self.dropped[head.dropped_by] += len(data_points)
+            return
         kind = _KINDS[head.data]
         columns = self._kinds.get(kind)
         if columns is None:
@@ -117,14 +124,17 @@ class FullDecode:
             place = places.get(attributes)
             if place is None:
                 one = head.known.get(attributes)
-                if one is None and max(map(len, attributes), default=0) > MAX_ATTRIBUTE_BYTES:
-                    reason = f"an attribute is larger than {MAX_ATTRIBUTE_BYTES} bytes"
-                    self._rejected[reason] += 1
-                    continue
                 if one is None:
-                    one = head.series(attributes, attributes)
+                    kept, dropped = head.kept(attributes)
+                    if max(map(len, kept), default=0) > MAX_ATTRIBUTE_BYTES:
+                        reason = f"an attribute is larger than {MAX_ATTRIBUTE_BYTES} bytes"
+                        self._rejected[reason] += 1
+                        continue
+                    one = head.series(kept, attributes, dropped)
                 place = places[attributes] = len(self._series)
                 self._series.append(one)
+            if head.dropped:
+                self.dropped.update(head.dropped.get(attributes, ()))
             columns.series.append(place)
             columns.time.append(time)
             columns.start.append(start)

@@ -193,6 +193,8 @@ class Receiver:
         self._telemetry.accepted(batch.arrival.stream, batch.accepted_points)
         for reason, count in batch.rejected.items():
             self._telemetry.points_rejected.labels(reason).inc(count)
+        for drop, count in batch.dropped.items():
+            self._telemetry.dropped(drop, count)
 
     def _digest_and_decode(self, record: Record, ticket: Ticket) -> tuple[bytes, Batch]:
         return digest_of(record.arrival.stream, record.body), self._decode(record, ticket)

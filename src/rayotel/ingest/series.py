@@ -8,13 +8,14 @@ attributes. Everything is compared as the bytes or values it is, and counted in 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rayotel.ingest import wire
 from rayotel.ingest.attributes import attribute_text, attributes_json, json_text, text_of
+from rayotel.ingest.drops import NO_DROPS, Drops, NameDrops
 from rayotel.lake.schema import header_column, label_column
-from rayotel.model import Arrival, Series
+from rayotel.model import Arrival, Drop, Series
 
 if TYPE_CHECKING:
     from rayotel.ingest.layouts import Form
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 SERIES_BYTES = 400
 LABEL_BYTES = 400
 HEAD_BYTES = 3000
+# a key under which a series is known beside its first, and what was dropped under it
+KEY_BYTES = 250
+# what is decided of an attribute, beside its bytes
+DECISION_BYTES = 150
 _TEMPORALITIES = {0: "unspecified", 1: "delta", 2: "cumulative"}
 
 Attributes = tuple[bytes, ...]
@@ -55,6 +60,7 @@ class Labels:
     def __init__(self, account: Account) -> None:
         self._known: dict[bytes, Label | None] = {}
         self._orders: dict[tuple[str, ...], list[int] | None] = {}
+        self._decisions: dict[NameDrops, dict[bytes, Drop | bool]] = {}
         self._account = account
 
     def of(self, attribute: bytes) -> Label | None:
@@ -69,6 +75,24 @@ class Labels:
         self._account.size_bytes += LABEL_BYTES + 6 * len(attribute)
         return label
 
+    def kept(
+        self, attributes: Attributes, drops: NameDrops, dropped: Iterable[Drop]
+    ) -> tuple[Attributes, tuple[Drop, ...]]:
+        """The attributes that are kept, and what drops each label that is not, behind `dropped`."""
+        decisions = self._decisions.setdefault(drops, {})
+        kept: list[bytes] = []
+        dropped = [*dropped]
+        for raw in attributes:
+            decision = decisions.get(raw)
+            if decision is None:
+                decision = decisions[raw] = _decision(raw, drops)
+                self._account.size_bytes += DECISION_BYTES + len(raw)
+            if decision is True:
+                kept.append(raw)
+            elif decision is not False:
+                dropped.append(decision)
+        return tuple(kept), tuple(dropped)
+
     def order(self, columns: tuple[str, ...]) -> list[int] | None:
         """Places of these columns in ASCII order; None where two are alike but for their case."""
         if columns in self._orders:
@@ -81,13 +105,27 @@ class Labels:
         return order
 
 
+def _decision(attribute: bytes, drops: NameDrops) -> Drop | bool:
+    """What drops a serialized KeyValue; True: it is kept, False: it goes, but is no label."""
+    one = wire.parse_key_value(attribute)
+    drop = drops.of(text_of(one.key))
+    if drop is None:
+        return True
+    return drop if one.value.WhichOneof("value") is not None else False
+
+
 class Head:
     """A metric without its points: what its series have in common, and those that are known.
 
     `known`: by the attributes as a tuple, or as the bytes of all of them with their tags.
+    `dropped`: by the same keys, each label that a point with these attributes loses; only where
+    there is one. `dropped_by`: what drops the metric as a whole; it has no series then.
     """
 
-    __slots__ = ("_account", "_framed", "_labels", "_outer", "data", "fixed", "form", "known")
+    __slots__ = (
+        "_account", "_drops", "_framed", "_labels", "_outer", "_outer_dropped", "data", "dropped",
+        "dropped_by", "fixed", "form", "known",
+    )  # fmt: skip
 
     def __init__(
         self, data: str, fixed: Fixed, context: Context, labels: Labels, account: Account
@@ -97,15 +135,61 @@ class Head:
         self.known: dict[bytes | Attributes, Series] = {}
         # what its points looked like last, up to their attributes
         self.form: Form | None = None
+        name = str(fixed["metric_name"])
+        self.dropped_by = context.drops.metric(name)
+        self.dropped: dict[bytes | Attributes, tuple[Drop, ...]] = {}
+        self._drops = drops = context.drops.labels_of(name)
         self._outer = context.outer
+        self._outer_dropped: tuple[Drop, ...] = ()
+        if drops is not None:
+            of_outer = [None if key is None else drops.of(key) for key in context.outer_keys]
+            both = list(zip(context.outer, of_outer, strict=True))
+            self._outer = [label for label, drop in both if drop is None]
+            self._outer_dropped = tuple([drop for drop in of_outer if drop is not None])
         self._labels = labels
         self._account = account
         account.size_bytes += HEAD_BYTES + 4 * sum(len(str(value)) for value in fixed.values())
         names = (context.stream, fixed["metric_name"], fixed["scope_name"], fixed["scope_version"])
         self._framed = b"".join(_framed(str(name or "")) for name in names)
 
-    def series(self, attributes: Attributes, key: bytes | Attributes) -> Series:
-        """The series that these serialized attributes make, remembered under `key`."""
+    @property
+    def content(self) -> Hashable:
+        """Equal for heads whose series may be equal, also where they are of two contexts."""
+        return tuple(self.fixed.values()), tuple(sorted([label.pair for label in self._outer]))
+
+    def kept(self, attributes: Attributes) -> tuple[Attributes, tuple[Drop, ...]]:
+        """The attributes that are not dropped, and what drops each label that is."""
+        if self._drops is None:
+            return attributes, ()
+        return self._labels.kept(attributes, self._drops, self._outer_dropped)
+
+    def series(
+        self, kept: Attributes, key: bytes | Attributes, dropped: tuple[Drop, ...] = ()
+    ) -> Series:
+        """The series that serialized attributes make, remembered under `key`.
+
+        `kept` and `dropped` are what `kept` said of them. Points that differ in nothing but what
+        was dropped have the same series.
+        """
+        if self._drops is None:
+            return self._made(kept, key)
+        one = self.known.get(kept)
+        if one is None:
+            one = self._remembered(kept, self._made(kept, kept), self._outer_dropped)
+        return self._remembered(key, one, dropped)
+
+    def _remembered(
+        self, key: bytes | Attributes, one: Series, dropped: tuple[Drop, ...]
+    ) -> Series:
+        # in this order: another thread that knows the key must see what was dropped
+        if dropped:
+            self.dropped[key] = dropped
+        self.known[key] = one
+        size = len(key) if isinstance(key, bytes) else sum(map(len, key))
+        self._account.size_bytes += KEY_BYTES + size
+        return one
+
+    def _made(self, attributes: Attributes, key: bytes | Attributes) -> Series:
         labels = self._labels
         found = [*self._outer]
         for raw in attributes:
@@ -165,15 +249,20 @@ class Context:
         scope_metrics: Any,
         labels: Labels,
         account: Account,
+        drops: Drops = NO_DROPS,
     ) -> None:
         resource, scope = resource_metrics.resource, scope_metrics.scope
         self.stream = arrival.stream
         self._fixed: Fixed = {**_about_resource(resource_metrics), **_about_scope(scope_metrics)}
-        self.outer = [
-            *(Label(header_column(name), value) for name, value in arrival.header_columns),
+        self.drops = drops
+        # by key: headers have none, and are not dropped
+        outer: list[tuple[str | None, Label]] = [
+            *((None, Label(header_column(name), value)) for name, value in arrival.header_columns),
             *_outer_labels("resource_", resource.attributes),
             *_outer_labels("scope_", scope.attributes),
         ]
+        self.outer_keys = [key for key, _ in outer]
+        self.outer = [label for _, label in outer]
         self.heads: dict[object, Head] = {}
         self._labels = labels
         self._account = account
@@ -205,9 +294,9 @@ class Context:
         return found
 
 
-def _outer_labels(prefix: str, attributes: Iterable[Any]) -> list[Label]:
+def _outer_labels(prefix: str, attributes: Iterable[Any]) -> list[tuple[str, Label]]:
     return [
-        Label(label_column(prefix, text_of(one.key)), text)
+        (text_of(one.key), Label(label_column(prefix, text_of(one.key)), text))
         for one in attributes
         if (text := attribute_text(one.value)) is not None
     ]

@@ -15,8 +15,8 @@ template; whether it fits is always decided by comparing bytes.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,8 @@ from isal import isal_zlib
 
 from rayotel.ingest import wire
 from rayotel.ingest.layouts import (
+    NO_LAYOUT,
+    Form,
     Int64s,
     Layout,
     Plan,
@@ -35,13 +37,14 @@ from rayotel.ingest.layouts import (
 )
 from rayotel.ingest.outline import (
     Irregular,
+    MetricOutline,
     attributes_of,
     metric_outline,
     point_outline,
 )
 from rayotel.ingest.points import MAX_ATTRIBUTE_BYTES
 from rayotel.ingest.series import Account, Context, Head
-from rayotel.model import Series
+from rayotel.model import Drop, Series
 
 WORD_BYTES = 8
 _HEAD_BYTES = 32
@@ -54,7 +57,10 @@ Sender = tuple[str, tuple[tuple[str, str], ...]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MetricTemplate:
-    """A metric's bytes with the numbers at `places` blank, how they are read, and its series."""
+    """A metric's bytes with the numbers at `places` blank, how they are read, and its series.
+
+    `dropped`: what is left out of it, by pattern; of a metric that is dropped nothing is read.
+    """
 
     fixed: bytes
     places: Int64s
@@ -62,6 +68,7 @@ class MetricTemplate:
     layout: Layout
     series: tuple[Series, ...]
     head: Head
+    dropped: Mapping[Drop, int]
 
     @property
     def size_bytes(self) -> int:
@@ -70,7 +77,8 @@ class MetricTemplate:
         return len(self.fixed) + arrays + 8 * len(self.series) + _TEMPLATE_BYTES
 
 
-_Found = tuple[Layout, Int64s, list[Series]]
+_Found = tuple[Layout, Int64s, list[Series], Mapping[Drop, int]]
+_NOTHING: Mapping[Drop, int] = {}
 
 
 def metric_template(raw: bytes, context: Context) -> MetricTemplate:
@@ -79,6 +87,8 @@ def metric_template(raw: bytes, context: Context) -> MetricTemplate:
     head = context.heads.get(outline.key)
     if head is None:
         head = context.heads[outline.key] = context.head(wire.parse_metric(raw))
+    if head.dropped_by is not None:
+        return _dropped_metric(raw, outline, head, head.dropped_by)
     data = points_data(outline.data)
     try:
         found = _alike(raw, outline.points, data, head) or _one_by_one(
@@ -86,13 +96,35 @@ def metric_template(raw: bytes, context: Context) -> MetricTemplate:
         )
     except IndexError:
         raise Irregular from None
-    layout, places, series = found
+    layout, places, series, dropped = found
     fixed = bytes(blanked(raw, places))
-    return MetricTemplate(fixed, places, kind_of(outline.data), layout, tuple(series), head)
+    kind = kind_of(outline.data)
+    return MetricTemplate(fixed, places, kind, layout, tuple(series), head, dropped)
 
 
-def _alike(raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head) -> _Found | None:
-    """What points have that are all of one form; None where they are not."""
+def _dropped_metric(raw: bytes, outline: MetricOutline, head: Head, drop: Drop) -> MetricTemplate:
+    """The template of a metric that is dropped: where its numbers are, to be passed over."""
+    # what the full decode would refuse is refused here too; attributes need not be walked for it
+    wire.parse_metric(raw)
+    data, points = points_data(outline.data), outline.points
+    try:
+        common = _form(raw, points, data, head)
+        if common is not None:
+            form, starts = common
+            _, places = form.layout(raw, starts)
+        else:
+            outlines = [point_outline(raw, start, end, data) for start, end in points]
+            places = layout_of(raw, outlines, data).places().astype(np.int64)
+    except IndexError:
+        raise Irregular from None
+    fixed, count = bytes(blanked(raw, places)), {drop: len(points)}
+    return MetricTemplate(fixed, places, kind_of(outline.data), NO_LAYOUT, (), head, count)
+
+
+def _form(
+    raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head
+) -> tuple[Form, Int64s] | None:
+    """The form that all these points have, and where they start; None where they have none."""
     if not points:
         return None
     starts, ends = np.array(points, np.int64).T
@@ -102,6 +134,15 @@ def _alike(raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head)
         if form is None or not form.fits(raw, starts, ends):
             return None
         head.form = form
+    return form, starts
+
+
+def _alike(raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head) -> _Found | None:
+    """What points have that are all of one form; None where they are not."""
+    common = _form(raw, points, data, head)
+    if common is None:
+        return None
+    form, starts = common
     size, known, series = form.size_bytes, head.known, []
     for start, end in points:
         # what stands behind the form is a key only where it was walked, and is attributes alone
@@ -112,7 +153,9 @@ def _alike(raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head)
             except Irregular:
                 return None
         series.append(one)
-    return (*form.layout(raw, starts), series)
+    layout, places = form.layout(raw, starts)
+    dropped = _dropped(head, (raw[start + size : end] for start, end in points))
+    return layout, places, series, dropped
 
 
 def _one_by_one(raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head) -> _Found:
@@ -120,7 +163,15 @@ def _one_by_one(raw: bytes, points: Sequence[tuple[int, int]], data: int, head: 
     outlines = [point_outline(raw, start, end, data) for start, end in points]
     layout = layout_of(raw, outlines, data)
     series = [_series(raw, one.attributes, data, head) for one in outlines]
-    return layout, layout.places().astype(np.int64), series
+    dropped = _dropped(head, (raw[slice(*one.attributes)] for one in outlines))
+    return layout, layout.places().astype(np.int64), series, dropped
+
+
+def _dropped(head: Head, keys: Iterable[bytes]) -> Mapping[Drop, int]:
+    """The labels that points with these attributes lose, counted."""
+    if not head.dropped:
+        return _NOTHING
+    return Counter(drop for key in keys for drop in head.dropped.get(key, ()))
 
 
 def _series(raw: bytes, attributes: tuple[int, int], data: int, head: Head) -> Series:
@@ -128,9 +179,10 @@ def _series(raw: bytes, attributes: tuple[int, int], data: int, head: Head) -> S
     one = head.known.get(key)
     if one is None:
         found = attributes_of(raw, *attributes, data)
-        if max(map(len, found), default=0) > MAX_ATTRIBUTE_BYTES:
+        kept, dropped = head.kept(found)
+        if max(map(len, kept), default=0) > MAX_ATTRIBUTE_BYTES:
             raise Irregular
-        one = head.series(found, key)
+        one = head.series(kept, key, dropped)
     return one
 
 
@@ -177,6 +229,7 @@ class BodyTemplate:
     places: Int64s
     plan: Plan | None
     series: tuple[Series, ...]
+    dropped: Mapping[Drop, int]
 
     @property
     def size_bytes(self) -> int:

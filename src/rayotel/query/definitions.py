@@ -21,8 +21,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rayotel.errors import UsageError
+from rayotel.lake.layout import is_stream_name
 from rayotel.lake.schema import EVENTS, METRICS
 from rayotel.model import NANOSECONDS_PER_SECOND, TimeRange
+from rayotel.query import knowledge
 
 METRICS_STREAM = "raymetrics"
 EVENTS_STREAM = "rayevents"
@@ -41,6 +44,13 @@ class Streams:
 
     metrics: str = METRICS_STREAM
     events: str = EVENTS_STREAM
+
+    def __post_init__(self) -> None:
+        for setting, name in (("metrics", self.metrics), ("events", self.events)):
+            if not is_stream_name(name):
+                raise UsageError(f"setting '{setting}_stream' is not a stream name")
+        if self.metrics == self.events:
+            raise UsageError("settings 'metrics_stream' and 'events_stream' are the same stream")
 
     def signal(self, stream: str) -> str:
         """What one of these streams holds."""
@@ -69,17 +79,58 @@ class Definition:
     examples: tuple[str, ...]
     sql: str
 
+    def statement(self, streams: Streams) -> str:
+        """The SQL that makes it, over these streams."""
+        if self.name == _METRICS.name:
+            return knowledge.as_view()
+        return streams.put_into(self.sql)
+
     @property
     def reads_past(self) -> bool:
         """Whether it looks at what came before the time range."""
         return _READS_PAST.search(self.sql) is not None
 
 
+# made of data that takes a while to read
+_METRICS = Definition(
+    name="ray_metrics",
+    is_macro=False,
+    about="what each of Ray's metrics really is, whatever type it is sent with",
+    notes=(
+        "A metric whose kind depends on a label has a row for each value of that label; join with"
+        " label_value IS NULL OR label_value = the label's column.",
+    ),
+    parameters=(),
+    columns=(
+        ("metric_name", "name of the metric"),
+        ("label", "label that the kind depends on; null where it depends on none"),
+        ("label_value", "its value"),
+        ("kind", "gauge, counter, cumulative_gauge, owner_gauge, histogram, info or broken"),
+        ("unit", "unit of the values"),
+        ("meaning", "what it tells"),
+        ("caution", "what goes wrong when it is used naively"),
+        ("source", "how that is known"),
+    ),
+    examples=("SELECT metric_name, meaning FROM ray_metrics WHERE kind = 'cumulative_gauge'",),
+    sql="CREATE VIEW ray_metrics AS ...",
+)
+
+
 @functools.cache
 def all_definitions() -> dict[str, Definition]:
     """Every definition by its name."""
-    files = sorted((Path(__file__).parent / "sql").glob("*.sql"))
-    return {path.stem: parse(path.stem, path.read_text("utf-8")) for path in files}
+    files = (Path(__file__).parent / "sql").glob("*.sql")
+    found = [parse(path.stem, path.read_text("utf-8")) for path in files]
+    return {one.name: one for one in sorted([*found, _METRICS], key=lambda one: one.name)}
+
+
+def find(name: str) -> Definition:
+    """One by name. Raises UsageError."""
+    found = all_definitions().get(name.lower())
+    if found is None:
+        names = ", ".join(all_definitions())
+        raise UsageError(f"no view or macro '{name[:60]}'", hint=f"there are: {names}")
+    return found
 
 
 def needed(sql: str | None) -> list[Definition]:
@@ -144,6 +195,19 @@ def parse(name: str, text: str) -> Definition:
         tuple(found.get("example", [])),
         sql,
     )
+
+
+def explained(one: Definition) -> str:
+    """A definition in words: what it gives, how it is called, its columns, examples, its SQL."""
+    called = f"{one.name}({', '.join(name for name, _ in one.parameters)})"
+    lines = [called if one.is_macro else one.name, f"  {one.about}"]
+    lines += ["", *(f"  {note}" for note in one.notes)] if one.notes else []
+    for title, pairs in (("Parameters", one.parameters), ("Columns", one.columns)):
+        if pairs:
+            width = max(len(name) for name, _ in pairs)
+            lines += ["", f"{title}:", *(f"  {name.ljust(width)}  {what}" for name, what in pairs)]
+    lines += ["", "For example:", *(f"  {example}" for example in one.examples), "", one.sql]
+    return "\n".join(lines)
 
 
 def _pair(text: str) -> tuple[str, str]:

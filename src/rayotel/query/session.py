@@ -152,7 +152,7 @@ class Session:
         self._start_timer()
         try:
             for definition in wanted:
-                self.connection.execute(self._reads.put_into(definition.sql))
+                self.connection.execute(definition.statement(self._reads))
         except duckdb.InterruptException as error:
             raise self._ended(error) from None
         self._stop_timer()
@@ -174,7 +174,7 @@ class Session:
             if name.lower() not in folded
         }
         wanted_streams = [name for name in streams if name in named or name in inner]
-        if self._mentioned_in is None or not wanted_streams and not inner:
+        if self._mentioned_in is None or not (wanted_streams or inner):
             wanted_streams = streams
         try:
             for name in wanted_streams:
