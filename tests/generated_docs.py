@@ -6,6 +6,7 @@ A block stands between `<!-- generated: NAME -->` and `<!-- end -->`. A test com
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from click.testing import CliRunner
 from rayotel import config
 from rayotel.cli import cli
 from rayotel.lake.schema import METRIC_COLUMNS
+from rayotel.query import definitions as query_definitions
 from rayotel.query import knowledge, shipped
 from rayotel.query.views import empty_columns
 from rayotel.telemetry import Telemetry
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/columns.md", "docs/metrics.md")
+DOCUMENTS = ("README.md", "docs/columns.md", "docs/metrics.md", "docs/views.md")
 HELP_WIDTH = 96
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -113,6 +115,30 @@ def _metrics_table(found: list[knowledge.Metric]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def definitions() -> str:
+    """Every view and macro: what it gives, its columns, examples."""
+    found = query_definitions.all_definitions().values()
+    groups = (
+        ("Views", [one for one in found if not one.is_macro]),
+        ("Macros", [one for one in found if one.is_macro]),
+    )
+    lines = []
+    for title, members in groups:
+        lines += [f"## {title}", ""]
+        for one in members:
+            called = ", ".join(name for name, _ in one.parameters)
+            lines += [f"### {one.name}({called})" if one.is_macro else f"### {one.name}", ""]
+            lines += [f"{one.about[0].upper()}{one.about[1:]}.", ""]
+            for note in one.notes:
+                lines += [note, ""]
+            pairs = [*one.parameters, *one.columns]
+            lines += [f"- `{name}`: {meaning}" for name, meaning in pairs]
+            for sql in one.examples:
+                lines += ["", "```sql", *textwrap.wrap(sql, 100), "```"]
+            lines.append("")
+    return "\n".join(lines)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "settings": settings,
@@ -121,6 +147,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "columns": columns,
     "kinds": kinds,
     "ray_metrics": ray_metrics,
+    "definitions": definitions,
 }
 
 

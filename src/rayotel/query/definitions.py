@@ -148,10 +148,13 @@ def needed(sql: str | None) -> list[Definition]:
     return list(found.values())
 
 
-def mentioned_streams(definitions: Iterable[Definition], streams: Streams) -> set[str]:
-    """The streams that definitions name themselves."""
+def mentioned_streams(wanted: list[Definition], streams: Streams, sql: str | None) -> set[str]:
+    """The streams that definitions name themselves, and that SQL gives them as arguments."""
     names = {METRICS_STREAM: streams.metrics, EVENTS_STREAM: streams.events}
-    return {names[one] for definition in definitions for one in _STREAM.findall(definition.sql)}
+    found = {names[one] for definition in wanted for one in _STREAM.findall(definition.sql)}
+    if any(definition.is_macro for definition in wanted):
+        found |= {name for name in names.values() if f"'{name}'" in (sql or "")}
+    return found
 
 
 def with_past(range_: TimeRange) -> TimeRange:

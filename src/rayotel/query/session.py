@@ -165,7 +165,7 @@ class Session:
         """
         streams = catalog.streams(self._storage)
         named = _mentioned(streams, self._mentioned_in)
-        inner = definitions.mentioned_streams(wanted, self._reads)
+        inner = definitions.mentioned_streams(wanted, self._reads, self._mentioned_in)
         self._names_streams = bool(named or inner)
         folded = {name.lower() for name in streams}
         found = {
