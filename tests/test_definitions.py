@@ -15,7 +15,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-from opentelemetry.proto.metrics.v1.metrics_pb2 import Histogram, Metric
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    AggregationTemporality,
+    Histogram,
+    Metric,
+)
 
 from harness import LIMITS, gauge_request
 from rayotel.errors import UsageError
@@ -296,7 +300,9 @@ def test_quantiles_are_those_of_prometheus(
 
 def histogram_request(counts: Sequence[int], moment: int) -> bytes:
     """One point of a histogram with a bucket up to 1, one up to 2, and one beyond."""
-    histogram = Histogram(aggregation_temporality=2)
+    histogram = Histogram(
+        aggregation_temporality=AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+    )
     histogram.data_points.add(
         time_unix_nano=moment,
         count=sum(counts),
