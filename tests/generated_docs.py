@@ -5,6 +5,7 @@ A block stands between `<!-- generated: NAME -->` and `<!-- end -->`. A test com
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 
 from rayotel import config
 from rayotel.cli import cli
-from rayotel.lake.schema import METRIC_COLUMNS
+from rayotel.lake.schema import COLUMNS, EVENTS, METRICS
 from rayotel.query import shipped
 from rayotel.query.views import empty_columns
 from rayotel.telemetry import Telemetry
@@ -68,11 +69,11 @@ def metrics() -> str:
     return "\n".join(lines) + "\n"
 
 
-def columns() -> str:
-    """A table of the fixed columns."""
-    types = dict(empty_columns())
+def columns(signal: str = METRICS) -> str:
+    """A table of the fixed columns of a signal."""
+    types = dict(empty_columns(signal))
     lines = ["| column | type in SQL | holds |", "| --- | --- | --- |"]
-    for one in METRIC_COLUMNS:
+    for one in COLUMNS[signal]:
         kind = types[one.name].replace('"', "")
         lines.append(f"| `{one.name}` | {kind} | {one.description} |")
     return "\n".join(lines) + "\n"
@@ -84,6 +85,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "queries": queries,
     "metrics": metrics,
     "columns": columns,
+    "event_columns": functools.partial(columns, EVENTS),
 }
 
 

@@ -434,3 +434,19 @@ def test_a_full_disk_is_no_error_of_the_sender(tmp_path: Path) -> None:
         assert statuses[0] == 200
         assert statuses[-1] == 503
         assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_recording_of_events_can_be_moved_to_now(events_recording: Recording) -> None:
+    """All times of an event move alike, to the nanosecond; nothing else changes."""
+    shift = 3_600 * 10**9 + 1
+    request = events_recording.requests[0]
+    before, after = request.body, request.sent_body(shift)
+    for one, other in zip(json.loads(before), json.loads(after), strict=True):
+        assert made.unix_nano(other["timestamp"]) == made.unix_nano(one["timestamp"]) + shift
+        assert other["eventId"] == one["eventId"]
+    assert request.sent_body() == before
+    last = max(
+        made.unix_nano(event["timestamp"])
+        for event in json.loads(events_recording.requests[-1].body)
+    )
+    assert events_recording.last_event_unix_nano >= last
