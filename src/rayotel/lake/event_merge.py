@@ -20,14 +20,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayotel.lake import schema
-from rayotel.lake.parts import MERGED_EVENTS, part_writer
+from rayotel.lake.parts import COMMITTED, MERGED_EVENTS, Recipe, part_writer
 from rayotel.lake.series import spellings
 
-MAX_OPEN_INPUTS = 64
-IDS_AT_ONCE = 1_000_000
+# an open part costs some ten megabytes, whatever is held of it
+MAX_OPEN_INPUTS = 16
+IDS_AT_ONCE = 200_000
 MAX_TURNS = 256  # ids are told apart by their last two digits
 # rows of all inputs that are held at once, and of a row group of the output
-HELD_BYTES = 32 << 20
+HELD_BYTES = 12 << 20
 MAX_BATCH_ROWS = 8_192
 MIN_BATCH_ROWS = 16
 GROUP_BYTES = 32 << 20
@@ -43,12 +44,12 @@ def merge(inputs: Sequence[Path], output: Path, stream: str, spill: Path) -> int
     paths = list(inputs)
     while len(paths) > MAX_OPEN_INPUTS:
         target = spill / f"merged-{len(paths):06d}.parquet"
-        _merge(paths[:MAX_OPEN_INPUTS], target, stream)
+        _merge(paths[:MAX_OPEN_INPUTS], target, stream, COMMITTED)
         paths = [*paths[MAX_OPEN_INPUTS:], target]
-    return _merge(paths, output, stream)
+    return _merge(paths, output, stream, MERGED_EVENTS)
 
 
-def _merge(paths: Sequence[Path], output: Path, stream: str) -> int:
+def _merge(paths: Sequence[Path], output: Path, stream: str, recipe: Recipe) -> int:
     names: set[str] = set()
     for path in paths:
         names.update(pq.read_schema(path).names)
@@ -56,10 +57,12 @@ def _merge(paths: Sequence[Path], output: Path, stream: str) -> int:
     kinds = schema.EVENT_TYPES | dict.fromkeys(labels, pa.string())
     target = pa.schema(list(kinds.items()))
     total = 0
-    with part_writer(output, target, stream, MERGED_EVENTS) as writer:
+    with part_writer(output, target, stream, recipe) as writer:
         for group in _groups(_in_order(paths, _kept(paths), target)):
             writer.write_table(group, row_group_size=len(group))
             total += len(group)
+            del group
+            pa.default_memory_pool().release_unused()
     return total
 
 
