@@ -127,6 +127,36 @@ def test_names_of_protobuf_become_camel_case(server: Server) -> None:
     }
 
 
+def test_payloads_by_other_names(server: Server) -> None:
+    """A payload is found in the plural, or as the only object; what stands beside it is kept."""
+    task = {"taskId": made.encoded(b"t" * 24), "attemptNumber": 2}
+    content = [
+        made.event(
+            1,
+            eventType="TASK_PROFILE_EVENT",
+            taskLifecycleEvent=None,
+            taskProfileEvents=task,
+            other={"jobId": "AQAAAA=="},
+        ),
+        made.event(2, eventType="NEW_EVENT", taskLifecycleEvent=None, somethingNew=task),
+        made.event(3, taskLifecycleEvent=None, message=5, nodeId="not base64"),
+    ]
+    answer = server.post(made.body(*content), {**JSON, "X-P-date": "x"}, "/v1/events")
+    assert answer.status_code == 200
+    found = {row["event_id"]: row for row in rows(server)}
+    first, second, third = (found[made.event_id(number).hex()] for number in (1, 2, 3))
+    for row in (first, second):
+        assert (row["task_id"], row["task_attempt"]) == ((b"t" * 24).hex(), 2)
+    assert json.loads(first["labels_overflow"]) == {"other": {"jobId": "01000000"}}
+    assert second["labels_overflow"] is None
+    assert (third["event"], third["message"], third["reporter_node_id"]) == (
+        "{}",
+        "5",
+        "not base64",
+    )
+    assert first["header_date"] == "x"
+
+
 def test_times_keep_nanoseconds(server: Server) -> None:
     """A time of nine digits, or with an offset, is exact in the part."""
     import pyarrow.parquet as pq

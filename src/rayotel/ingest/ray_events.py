@@ -47,6 +47,7 @@ MAPS = frozenset(
     {
         "labels", "resources", "requiredResources", "labelSelector", "metadata", "customFields",
         "unitResources", "customResources", "clusterResourcesAfter", "nodeLabels", "envVars",
+        "refIds",
     }
 )  # fmt: skip
 _HEAD = frozenset(
@@ -164,7 +165,8 @@ def _event(sent: object, arrival: Arrival) -> Event:
         node_id=_text(payload.get("nodeId")),
         job_id=_text(payload.get("jobId")),
         task_id=_text(payload.get("taskId")),
-        task_attempt=_integer(payload.get("taskAttempt")),
+        # profiles of tasks have another name for it
+        task_attempt=_integer(payload.get("taskAttempt", payload.get("attemptNumber"))),
         actor_id=_text(payload.get("actorId")),
         worker_id=_text(payload.get("workerId")),
         placement_group_id=_text(payload.get("placementGroupId")),
