@@ -18,7 +18,11 @@ from hypothesis import strategies as st
 
 import event_bodies as made
 from harness import JSON, PROTOBUF, Server, ask, free_port, gauge_request, rayotel, wait_until
+from rayotel.ingest import ray_events
+from rayotel.lake import event_rows, parts
+from rayotel.lake.rows import LabelColumns
 from rayotel.lake.storage import Storage, open_storage
+from rayotel.model import Arrival
 from rayotel.replay import Recording
 
 NEVER = ("--commit-interval-seconds", "3600")
@@ -290,13 +294,13 @@ def test_whatever_comes_is_accepted(poisoned: Server, content: bytes) -> None:
     assert send(poisoned, content).status_code == 200
 
 
-@given(content=st.binary(max_size=200) | _VALUES.map(lambda value: json.dumps(value).encode()))
+@given(
+    content=st.binary(max_size=200)
+    | (_VALUES | st.lists(_EVENTS, max_size=3)).map(lambda value: json.dumps(value).encode())
+)
 @settings(max_examples=200, deadline=None)
 def test_whatever_comes_is_kept(content: bytes) -> None:
     """Any bytes and any JSON become rows, the same each time, unless they are an empty array."""
-    from rayotel.ingest import ray_events
-    from rayotel.model import Arrival
-
     arrival = Arrival("events", "s", "application/json", "identity", 1_800_000_000 * 10**9, "", "")
     batch = ray_events.decode(content, arrival)
     again = ray_events.decode(content, arrival)
@@ -308,7 +312,11 @@ def test_whatever_comes_is_kept(content: bytes) -> None:
     assert batch.events
     for row in batch.events:
         assert row.event_type is not None or row.problem is not None
-        row.event.encode()
+    assert ray_events.DEFECT not in batch.poison
+    tables, ids, repeated = event_rows.tables_by_hour([batch], LabelColumns(9), lambda _: False)
+    assert sum(map(len, tables.values())) == len(ids) == len(batch.events) - repeated
+    for table in tables.values():
+        assert parts.to_parquet(table, "s")
 
 
 def test_a_request_sent_again_is_stored_once(server: Server) -> None:
@@ -480,3 +488,18 @@ def test_a_recording_of_events_can_be_moved_to_now(events_recording: Recording) 
         for event in json.loads(events_recording.requests[-1].body)
     )
     assert events_recording.last_event_unix_nano >= last
+
+
+def test_a_defect_blocks_no_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of our own costs the reading of one event, not its batch and not the queue."""
+    read = ray_events._state
+
+    def failing(payload: dict[str, Any]) -> str | None:
+        return read(payload) if payload["taskAttempt"] else str(1 // 0)
+
+    monkeypatch.setattr(ray_events, "_state", failing)
+    task = {**made.event(2)["taskLifecycleEvent"], "taskAttempt": 0}
+    arrival = Arrival("events", "s", "application/json", "identity", 1_800_000_000 * 10**9, "", "")
+    content = made.body(made.event(1), made.event(2, taskLifecycleEvent=task))
+    batch = ray_events.decode(content, arrival)
+    assert [row.problem for row in batch.events] == [None, ray_events.DEFECT]
