@@ -1,8 +1,9 @@
 """Kills a server under load, over and over, and counts what is lost and what is doubled.
 
-A client posts numbered points and, like Fluent Bit, sends each request again until it is
-acknowledged. The server dies at named steps and at random moments and is started again. All the
-while, questions are asked. In the end every number must be there exactly once.
+A client posts numbered points and events and, like Fluent Bit and Ray, sends each request again
+until it is acknowledged; each event comes in two batches. The server dies at named steps and at
+random moments and is started again. All the while, questions are asked. In the end every number
+must be there exactly once.
 
 As a program: `crash_harness.py KILLS [directory|s3]` prints its figures.
 """
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import httpx
 
+import event_bodies
 from crashing_server import STEPS
 from harness import (
     PROTOBUF,
@@ -83,16 +85,18 @@ class Client(threading.Thread):
             for number in itertools.count():
                 hour = OLD_HOURS[number % len(OLD_HOURS)]
                 body = gauge_request(number, time_unix_nano=hour + number)
-                while not self._posted(client, body):
-                    if self._stopping.is_set():
-                        return
+                events = event_bodies.of_numbers(range(max(0, number - 1), number + 1))
+                for path, content in (("/v1/metrics", body), ("/v1/events", events)):
+                    while not self._posted(client, path, content):
+                        if self._stopping.is_set():
+                            return
                 self.acknowledged = number + 1
                 if self._stopping.is_set():
                     return
 
-    def _posted(self, client: httpx.Client, body: bytes) -> bool:
+    def _posted(self, client: httpx.Client, path: str, body: bytes) -> bool:
         with contextlib.suppress(httpx.TransportError):
-            if client.post("/v1/metrics", content=body, headers=PROTOBUF).status_code == 200:
+            if client.post(path, content=body, headers=PROTOBUF).status_code == 200:
                 return True
         time.sleep(0.005)
         return False
@@ -127,6 +131,11 @@ def kill_often(
     counts = {int(row["v"]): row["n"] for row in found}
     figures.lost = sum(number not in counts for number in range(figures.acknowledged))
     figures.doubled = sum(count > 1 for count in counts.values())
+    found = ask(storage, "SELECT event_id AS id, count(*) AS n FROM rayevents GROUP BY id")
+    by_id = {row["id"]: row["n"] for row in found}
+    wanted = (event_bodies.event_id(number).hex() for number in range(figures.acknowledged))
+    figures.lost += sum(one not in by_id for one in wanted)
+    figures.doubled += sum(count > 1 for count in by_id.values())
     return figures
 
 

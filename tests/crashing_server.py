@@ -16,6 +16,7 @@ from typing import Any
 
 from rayotel.cli import main
 from rayotel.ingest import wal
+from rayotel.ingest.event_ids import StoredEvents
 from rayotel.ingest.journal import Journal
 from rayotel.ingest.seen import SeenRequests
 from rayotel.lake.compactor import Compactor
@@ -52,6 +53,7 @@ AFTER: dict[str, list[Target]] = {
     "after a segment is sealed": [(Journal, "_seal_locked")],
     "after a part is written": [(one, "put") for one in STORAGES],
     "after digests are kept": [(SeenRequests, "persist")],
+    "after ids of events are kept": [(StoredEvents, "persist")],
     "after a segment is released": [(Journal, "release")],
     "after a merged part is written": [(one, "put_file") for one in STORAGES],
     "after a covered part is removed": [(one, "delete") for one in STORAGES],

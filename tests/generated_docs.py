@@ -5,6 +5,7 @@ A block stands between `<!-- generated: NAME -->` and `<!-- end -->`. A test com
 
 from __future__ import annotations
 
+import functools
 import re
 import textwrap
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 
 from rayotel import config
 from rayotel.cli import cli
-from rayotel.lake.schema import METRIC_COLUMNS
+from rayotel.lake.schema import COLUMNS, EVENTS, METRICS
 from rayotel.query import definitions as query_definitions
 from rayotel.query import knowledge, shipped
 from rayotel.query.views import empty_columns
@@ -70,11 +71,11 @@ def metrics() -> str:
     return "\n".join(lines) + "\n"
 
 
-def columns() -> str:
-    """A table of the fixed columns."""
-    types = dict(empty_columns())
+def columns(signal: str = METRICS) -> str:
+    """A table of the fixed columns of a signal."""
+    types = dict(empty_columns(signal))
     lines = ["| column | type in SQL | holds |", "| --- | --- | --- |"]
-    for one in METRIC_COLUMNS:
+    for one in COLUMNS[signal]:
         kind = types[one.name].replace('"', "")
         lines.append(f"| `{one.name}` | {kind} | {one.description} |")
     return "\n".join(lines) + "\n"
@@ -148,6 +149,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "kinds": kinds,
     "ray_metrics": ray_metrics,
     "definitions": definitions,
+    "event_columns": functools.partial(columns, EVENTS),
 }
 
 

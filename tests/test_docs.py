@@ -12,7 +12,7 @@ import pytest
 from generated_docs import BLOCKS, DOCUMENTS, ROOT, regenerated
 from rayotel import __version__, config
 from rayotel.cli import cli
-from rayotel.lake.schema import METRIC_COLUMNS
+from rayotel.lake.schema import COLUMNS
 
 MARKDOWN = sorted(
     path
@@ -42,7 +42,7 @@ def test_every_command_and_setting_has_help() -> None:
             described = not isinstance(parameter, click.Option) or parameter.help
             assert described, f"{name} {parameter.name}"
     assert all(description for _, _, description in config.descriptions())
-    assert all(column.description for column in METRIC_COLUMNS)
+    assert all(one.description for columns in COLUMNS.values() for one in columns)
 
 
 @pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -28,6 +28,7 @@ from rayotel.ingest.arrivals import DEFAULT_STREAMS
 from rayotel.ingest.committer import Committer
 from rayotel.ingest.decoding import JSON, PROTOBUF, Decoder
 from rayotel.ingest.drops import parse_drops
+from rayotel.ingest.event_ids import StoredEvents
 from rayotel.ingest.journal import Journal
 from rayotel.ingest.receiver import Receiver
 from rayotel.ingest.signals import StreamSignals
@@ -77,6 +78,9 @@ class Service:
             self.journal.directory / "signals.json",
             {stream: signal for signal, stream in DEFAULT_STREAMS.items()},
         )
+        self.stored = StoredEvents(
+            self.journal.directory / "events", max_events=settings.max_events_remembered
+        )
         self.decoder = Decoder(
             max_inflated_body_bytes=settings.max_inflated_body_bytes,
             max_series_cached_bytes=settings.max_series_cached_bytes,
@@ -87,6 +91,7 @@ class Service:
             self.storage,
             self.telemetry,
             self.decoder.decode_any,
+            self.stored,
             interval_seconds=settings.commit_interval_seconds,
             max_label_columns=settings.max_label_columns,
         )
@@ -109,6 +114,7 @@ class Service:
 
     def _tidied(self, done: Tidied) -> None:
         self.telemetry.hours_compacted.inc(done.hours)
+        self.telemetry.rows_repeated.labels("merge").inc(done.repeated)
         self.telemetry.parts_removed.inc(done.removed)
         self.telemetry.parts_expired.inc(done.expired)
 
@@ -116,6 +122,7 @@ class Service:
         """Take the data directory, find what earlier runs left, begin to commit and compact."""
         self.journal.open()
         self.signals.open()
+        self.stored.open(self.journal.oldest_number)
         self.committer.start()
         self._compactor.start()
         self._ready = True

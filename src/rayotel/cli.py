@@ -56,11 +56,15 @@ def cli() -> None:
     help="Allow listening beyond loopback without credentials.",
 )  # fmt: skip
 def serve(**flags: Any) -> None:
-    """Receive OTLP over HTTP and store it, until SIGTERM.
+    """Receive OTLP and Ray's own events over HTTP and store them, until SIGTERM.
 
     POST /v1/metrics takes OTLP metrics (protobuf or JSON; plain, gzip, zstd or deflate). The header
     X-P-Stream names the stream; without it the stream is raymetrics. Every other X-P-* header
     becomes a column. An answer of 200 means: on disk, never lost.
+
+    POST /v1/events takes what Ray's event export sends, into the stream rayevents. Ray sends no
+    headers of yours: ?stream=NAME and ?cluster_id=prod do what the headers would. Ray sends no
+    credentials either: with the setting events_token, /v1/events/TOKEN needs none.
     """
     from rayotel import app
 
@@ -264,9 +268,7 @@ def metrics(
     "--speed", default="1", show_default=True, metavar="X",
     help="1: as recorded; 10: ten times as fast; max: without pauses.",
 )  # fmt: skip
-@click.option(
-    "--shift-to", type=click.Choice(["now"]), help="Move the points' times so that they end now."
-)
+@click.option("--shift-to", type=click.Choice(["now"]), help="Move all times so that they end now.")
 def replay(directory: str, url: str, speed: str, shift_to: str | None) -> None:
     """Post recorded traffic as the real client did.
 

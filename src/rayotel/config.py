@@ -77,6 +77,9 @@ class Settings:
     max_requests_remembered: int = _setting(
         400_000, "requests recognised when sent again, about 120 bytes each; older are forgotten"
     )
+    max_events_remembered: int = _setting(
+        200_000, "Ray's events stored once when sent again, about 150 bytes each; older: by merging"
+    )
     max_waiting_columns_bytes: int = _setting(
         128 * MIB, "decoded points kept in memory until the next commit; the rest is decoded again"
     )

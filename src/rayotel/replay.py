@@ -13,11 +13,13 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import re
 import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,10 @@ MAX_FIRST_TRIES = 7  # nobody has answered yet: it is more likely a wrong addres
 REQUEST_TIMEOUT_SECONDS = 30.0
 LONGEST_RETRY_PAUSE_SECONDS = 30.0
 GZIP_WINDOW_BITS = 31
+METRICS_PATH, EVENTS_PATH = "/v1/metrics", "/v1/events"
+# times of Ray's events: RFC 3339, and a few in milliseconds, of which 0 is none
+_TIME = re.compile(rb'"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z"')
+_MILLISECONDS = re.compile(rb'("\w+TimeMs": ?")([1-9]\d*)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +64,14 @@ class RecordedRequest:
         return gzip.decompress(self.body)
 
     def sent_body(self, shift_nano: int = 0) -> bytes:
-        """The body as sent; its data points' times moved by `shift_nano`."""
+        """The body as sent; the times of its points or events moved by `shift_nano`."""
         if not shift_nano and not self.is_stored_plain:
             return self.body
         plain = self.plain_body()
-        if shift_nano and self.path == "/v1/metrics":
+        if shift_nano and self.path == METRICS_PATH:
             plain = _shifted(plain, shift_nano)
+        elif shift_nano and self.path == EVENTS_PATH:
+            plain = _shifted_events(plain, shift_nano)
         if self.encoding != "gzip":
             return plain
         codec = zlib.compressobj(6, zlib.DEFLATED, GZIP_WINDOW_BITS)
@@ -83,6 +91,23 @@ def _shifted(body: bytes, shift_nano: int) -> bytes:
     return request.SerializeToString()
 
 
+def _shifted_events(body: bytes, shift_nano: int) -> bytes:
+    def moved(match: re.Match[bytes]) -> bytes:
+        seconds, nano = divmod(_unix_nano(match) + shift_nano, NANOSECONDS_PER_SECOND)
+        moment = datetime.fromtimestamp(seconds, UTC)
+        return f'"{moment:%Y-%m-%dT%H:%M:%S}.{nano:09}Z"'.encode()
+
+    def later(match: re.Match[bytes]) -> bytes:
+        return match[1] + b'%d"' % (int(match[2]) + shift_nano // 1_000_000)
+
+    return _MILLISECONDS.sub(later, _TIME.sub(moved, body))
+
+
+def _unix_nano(match: re.Match[bytes]) -> int:
+    moment = datetime.fromisoformat(match[1].decode()).replace(tzinfo=UTC)
+    return int(moment.timestamp()) * NANOSECONDS_PER_SECOND + int((match[2] or b"").ljust(9, b"0"))
+
+
 @dataclass(frozen=True, slots=True)
 class Recording:
     """The requests of one directory, in order."""
@@ -91,10 +116,11 @@ class Recording:
 
     @property
     def last_event_unix_nano(self) -> int:
-        """The latest time of any data point of the last metrics request; 0 where there is none."""
-        for one in reversed(self.requests):
-            if one.path == "/v1/metrics":
-                return _latest(one.plain_body())
+        """The latest time in the last metrics request, else in the last one of events; 0: none."""
+        for path, latest in ((METRICS_PATH, _latest), (EVENTS_PATH, _latest_event)):
+            for one in reversed(self.requests):
+                if one.path == path:
+                    return latest(one.plain_body())
         return 0
 
 
@@ -111,6 +137,10 @@ def _latest(body: bytes) -> int:
         ),
         default=0,
     )
+
+
+def _latest_event(body: bytes) -> int:
+    return max(map(_unix_nano, _TIME.finditer(body)), default=0)
 
 
 def load(directory: Path) -> Recording:
@@ -214,5 +244,5 @@ def shift_to_now(recording: Recording) -> int:
     """Nanoseconds by which to move a recording so that it ends now, in whole seconds."""
     last = recording.last_event_unix_nano
     if not last:
-        raise UsageError("the recording has no metrics to shift")
+        raise UsageError("the recording has no times to shift")
     return (time.time_ns() - last) // NANOSECONDS_PER_SECOND * NANOSECONDS_PER_SECOND

@@ -102,6 +102,11 @@ class Telemetry:
         self.hours_compacted = Counter(
             "rayotel_hours_compacted", "Hours whose parts became one.", registry=registry
         )
+        self.rows_repeated = Counter(
+            "rayotel_rows_repeated",
+            "Points and events that said again what another had said, by what left them out.",
+            ["where"], registry=registry,
+        )  # fmt: skip
         self.parts_removed = Counter(
             "rayotel_parts_removed", "Parts removed after another had covered them.",
             registry=registry,

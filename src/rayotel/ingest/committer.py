@@ -12,11 +12,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from rayotel.errors import LogError, StorageError
 from rayotel.ingest import wal
+from rayotel.ingest.event_ids import StoredEvents
 from rayotel.ingest.journal import Journal, Segment
 from rayotel.ingest.wal import Damage, Record
 from rayotel.lake import event_rows, parts, rows
@@ -52,6 +54,14 @@ class Backoff:
         self._next = self._first
 
 
+@dataclass(slots=True)
+class CommittedEvents:
+    """Of the events of a segment: the ids stored, by stream, and how many were left out."""
+
+    ids: dict[str, list[str]] = field(default_factory=dict)
+    repeated: int = 0
+
+
 class Committer:
     """One background thread that moves segments to storage. `start`, then `stop`."""
 
@@ -61,6 +71,7 @@ class Committer:
         storage: Storage,
         telemetry: Telemetry,
         decode: Decode,
+        stored: StoredEvents,
         *,
         interval_seconds: float,
         max_label_columns: int,
@@ -69,6 +80,7 @@ class Committer:
         self._storage = storage
         self._telemetry = telemetry
         self._decode = decode
+        self._stored = stored
         self._interval_seconds = interval_seconds
         self._max_label_columns = max_label_columns
         self._labels: dict[str, LabelColumns] = {}
@@ -121,8 +133,10 @@ class Committer:
     def _try_commit(self, segment: Segment) -> bool:
         started = time.monotonic()
         try:
-            self.commit(segment)
+            events = self.commit(segment)
+            self._stored.persist(segment.number, events.ids)
             self._journal.release(segment)
+            self._stored.add(segment.number, events.ids)
         except (StorageError, LogError) as error:
             self._telemetry.commits.labels("failed").inc()
             log.warning("segment %d waits in the log: %s", segment.number, error.message)
@@ -131,17 +145,19 @@ class Committer:
             self._telemetry.commits.labels("failed").inc()
             log.exception("segment %d waits in the log: unexpected error", segment.number)
             return False
+        self._telemetry.rows_repeated.labels("commit").inc(events.repeated)
         self._telemetry.commits.labels("done").inc()
         self._telemetry.commit_seconds.observe(time.monotonic() - started)
         return True
 
-    def commit(self, segment: Segment) -> None:
+    def commit(self, segment: Segment) -> CommittedEvents:
         """Write every part of a segment. Raises StorageError; doing it again is harmless."""
+        done = CommittedEvents()
         by_stream: dict[str, list[Batch]] = {}
         for batch in self._batches(segment):
             by_stream.setdefault(batch.arrival.stream, []).append(batch)
         for stream, batches in sorted(by_stream.items()):
-            for hour, table in self._tables(stream, batches).items():
+            for hour, table in self._tables(stream, batches, done).items():
                 name = PartName(
                     stream, hour, self._journal.receiver, segment.number, segment.number, 0
                 )
@@ -149,15 +165,21 @@ class Committer:
                 self._storage.put(name.key, content)
                 self._telemetry.parts_written.inc()
                 self._telemetry.part_bytes.inc(len(content))
+        return done
 
-    def _tables(self, stream: str, batches: list[Batch]) -> dict[int, pa.Table]:
+    def _tables(
+        self, stream: str, batches: list[Batch], done: CommittedEvents
+    ) -> dict[int, pa.Table]:
         """The rows of one stream by hour. A stream holds one signal."""
         labels = self._label_columns(stream)
         events = [batch for batch in batches if isinstance(batch, EventBatch)]
         if not events:
             points = [batch for batch in batches if isinstance(batch, MetricBatch)]
             return rows.tables_by_hour(points, labels)
-        tables, _, _ = event_rows.tables_by_hour(events, labels, lambda _: False)
+        tables, done.ids[stream], repeated = event_rows.tables_by_hour(
+            events, labels, lambda event_id: self._stored.has(stream, event_id)
+        )
+        done.repeated += repeated
         return tables
 
     def _label_columns(self, stream: str) -> LabelColumns:

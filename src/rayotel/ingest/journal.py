@@ -204,6 +204,12 @@ class Journal:
         return self._sealed_bytes + (current.size_bytes if current else 0)
 
     @property
+    def oldest_number(self) -> int:
+        """The number of the first segment that is not released."""
+        with self._lock:
+            return self._sealed[0].number if self._sealed else self._next_number - 1
+
+    @property
     def oldest_unix(self) -> float | None:
         """When the oldest record that is not committed arrived, seconds since 1970; None: none."""
         with self._lock:

@@ -47,6 +47,7 @@ MAPS = frozenset(
     {
         "labels", "resources", "requiredResources", "labelSelector", "metadata", "customFields",
         "unitResources", "customResources", "clusterResourcesAfter", "nodeLabels", "envVars",
+        "refIds",
     }
 )  # fmt: skip
 _HEAD = frozenset(
@@ -71,8 +72,10 @@ NO_TYPE = "the event has no eventType"
 NO_TIME = "the event has no readable timestamp"
 BAD_TIME = "the event's timestamp is before 2000 or more than a day ahead"
 TOO_DEEP = "an event is nested too deeply"
+DEFECT = "rayotel failed on the event"
 REASONS = (
     NOT_UTF8, NOT_JSON, NOT_AN_ARRAY, NOT_AN_OBJECT, NO_ID, NO_TYPE, NO_TIME, BAD_TIME, TOO_DEEP,
+    DEFECT,
 )  # fmt: skip
 
 
@@ -95,13 +98,16 @@ def decode(body: bytes, arrival: Arrival) -> EventBatch:
     for one in found:
         try:
             events.append(_event(one, arrival))
+            continue
         except _Poison as error:
             reason = str(error)
-            poison[reason] += 1
-            raw = _raw(one)
-            if raw is None:
-                is_whole = False
-                continue
+        except Exception:  # a defect of ours must not make Ray repeat the request for ever
+            reason = DEFECT
+        poison[reason] += 1
+        raw = _raw(one)
+        if raw is None:
+            is_whole = False
+        else:
             events.append(_unreadable(raw, reason, arrival))
     if not is_whole:
         # an event so deep cannot be written by itself; the body that it came in can be kept
@@ -164,7 +170,8 @@ def _event(sent: object, arrival: Arrival) -> Event:
         node_id=_text(payload.get("nodeId")),
         job_id=_text(payload.get("jobId")),
         task_id=_text(payload.get("taskId")),
-        task_attempt=_integer(payload.get("taskAttempt")),
+        # profiles of tasks have another name for it
+        task_attempt=_integer(payload.get("taskAttempt", payload.get("attemptNumber"))),
         actor_id=_text(payload.get("actorId")),
         worker_id=_text(payload.get("workerId")),
         placement_group_id=_text(payload.get("placementGroupId")),

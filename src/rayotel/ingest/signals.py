@@ -40,7 +40,7 @@ class StreamSignals:
             return
         except (OSError, ValueError):
             found = None
-        if not isinstance(found, dict) or not set(found.values()) <= set(COLUMNS):
+        if not isinstance(found, dict) or not all(one in tuple(COLUMNS) for one in found.values()):
             raise LogError(
                 f"'{self._path}' cannot be read",
                 hint="move it aside: streams are then taken by whoever sends first",

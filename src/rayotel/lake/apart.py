@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rayotel.lake.merge import merge
+from rayotel.lake.merging import merge
 
 # below this a merge costs less than the start of a process
 IN_PROCESS_BYTES = 2 * 1024 * 1024
@@ -30,7 +30,7 @@ def is_damage(error: Exception) -> bool:
 
 
 def merge_apart(inputs: Sequence[Path], output: Path, stream: str, spill: Path) -> int:
-    """Like `merge.merge`. Raises ValueError for damaged parts, OSError for everything else."""
+    """Like `merging.merge`. Raises ValueError for damaged parts, OSError for everything else."""
     job = {"inputs": [str(path) for path in inputs], "output": str(output), "stream": stream}
     done = subprocess.run(
         # -P: the working directory is no place to import from

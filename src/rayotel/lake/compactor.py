@@ -22,7 +22,7 @@ from rayotel.lake import catalog, compaction
 from rayotel.lake.apart import IN_PROCESS_BYTES, is_damage, merge_apart
 from rayotel.lake.compaction import Job
 from rayotel.lake.layout import Part
-from rayotel.lake.merge import merge
+from rayotel.lake.merging import merge, rows_of
 from rayotel.lake.retention import Policies, Policy
 from rayotel.lake.storage import Storage, side_by_side
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
@@ -42,6 +42,7 @@ class Tidied:
     hours: int = 0
     inputs: int = 0
     rows: int = 0
+    repeated: int = 0
     removed: int = 0
     expired: int = 0
     damage: LakeError | None = None
@@ -129,11 +130,13 @@ class Compactor:
                 return
             progress(job)
             try:
-                done.rows += self._merge(job)
+                rows, repeated = self._merge(job)
             except LakeError as error:
                 done.damage = done.damage or error
                 continue
             done.hours += 1
+            done.rows += rows
+            done.repeated += repeated
             done.inputs += len(job.inputs)
 
     def _remove_unfinished(self) -> None:
@@ -167,8 +170,11 @@ class Compactor:
         finally:
             os.close(lock)
 
-    def _merge(self, job: Job) -> int:
-        """Fetch, merge, write. A crash anywhere leaves the inputs as they were."""
+    def _merge(self, job: Job) -> tuple[int, int]:
+        """Fetch, merge, write; rows of the output, and how many fewer than before they are.
+
+        A crash anywhere leaves the inputs as they were.
+        """
         spill = self._work / "spill"
         shutil.rmtree(spill, ignore_errors=True)  # what a crash left
         spill.mkdir()
@@ -183,6 +189,7 @@ class Compactor:
                 is_apart = self._apart and size_bytes > IN_PROCESS_BYTES
                 merging = merge_apart if is_apart else merge
                 rows = merging(paths, output, job.output.stream, spill)
+                repeated = rows_of(paths) - rows
             except (ValueError, KeyError, TypeError, OSError) as error:
                 if not is_damage(error):
                     raise
@@ -191,7 +198,7 @@ class Compactor:
                     hint="rayotel verify names the part that is damaged",
                 ) from error
             self._storage.put_file(job.output.key, output)
-            return rows
+            return rows, repeated
         finally:
             shutil.rmtree(spill, ignore_errors=True)
 

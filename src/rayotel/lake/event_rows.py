@@ -1,6 +1,7 @@
 """From decoded events to Arrow tables, one per hour of event time.
 
-Rows are sorted by type, time and id, as merged parts are. Each id is kept once.
+Rows are sorted by type, time and id, those without a type last, as in merged parts. Each id is kept
+once.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def _origin(arrival: Arrival, labels: LabelColumns) -> _Origin:
 
 
 def _table(rows: list[tuple[Event, _Origin]]) -> pa.Table:
-    rows.sort(key=lambda row: (row[0].event_type or "", row[0].time_unix_nano, row[0].event_id))
+    rows.sort(key=_order)
     events = [event for event, _ in rows]
     origins = [origin for _, origin in rows]
     columns = {
@@ -85,6 +86,11 @@ def _table(rows: list[tuple[Event, _Origin]]) -> pa.Table:
     for label in sorted({label for one in origins for label in one.labels}):
         found[label] = _text(label, [one.labels.get(label) for one in origins])
     return pa.table(found)
+
+
+def _order(row: tuple[Event, _Origin]) -> tuple[bool, str, int, str]:
+    kind = row[0].event_type
+    return kind is None, kind or "", row[0].time_unix_nano, row[0].event_id
 
 
 def _text(name: str, values: list[str | None]) -> pa.Array:

@@ -71,6 +71,11 @@ class Recipe:
 COMMITTED = Recipe("snappy", None)
 MERGED = Recipe("zstd", 9, _TIMES, (_COUNT,), page_bytes=1 << 26, page_rows=1 << 26)
 
+# events are read by type and time, and their JSON repeats itself from one row to the next
+MERGED_EVENTS = Recipe(
+    "zstd", 9, ("p_timestamp",), ("time_unix_nano",), page_bytes=4 << 20, page_rows=1 << 20
+)
+
 
 def to_parquet(table: pa.Table, stream: str) -> memoryview:
     """The bytes of a part. `table` has the fixed columns of its signal, then labels."""

@@ -80,7 +80,7 @@ def _read(storage: Storage, part: Part, done: Verified) -> str | None:
 
 
 def _schema_fault(found: pa.Schema) -> str | None:
-    for column in schema.METRIC_COLUMNS:
+    for column in schema.COLUMNS[schema.signal_of(found.names)]:
         if column.name not in found.names:
             return f"has no column '{column.name}'"
         kind = found.field(column.name).type
