@@ -1,5 +1,5 @@
 -- about: every job that Ray's events tell of: what was run, when, for how long, and how it ended
--- note: A job is a driver that connected, a submission (ray job submit), or both. Only a submission has an outcome: of a driver Ray says that it finished, not how. Ray exports submissions only where it is told to: docs/ray.md.
+-- note: A job is a driver that connected; one that was submitted (ray job submit) is the driver that its submission started. Of a driver Ray tells that it finished, not how: failed_attempts in the question failures-by-job shows what went wrong in it. Events of submissions, which have an outcome, are defined by Ray but not sent by Ray 2.60; where they come, they are used.
 -- column: time: when it began, UTC
 -- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
