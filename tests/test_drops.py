@@ -141,7 +141,9 @@ def test_shipped_questions_need_nothing_of_it(
         with Session(lake, TimeRange(), LIMITS, mentioned_in=question.sql) as session:
             rows = session.run(question.sql, question.bind({})).rows()
         # how long scrapes took to arrive is of the two servers
-        answers.append([{k: v for k, v in r.items() if k != "latest_arrival_seconds"} for r in rows])
+        answers.append(
+            [{k: v for k, v in r.items() if k != "latest_arrival_seconds"} for r in rows]
+        )
     # sums of doubles depend on their order
     assert [_rounded(row) for row in answers[0]] == [_rounded(row) for row in answers[1]]
 
