@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     Metric,
 )
 
-from harness import LIMITS, gauge_request
+from harness import LIMITS, Server, gauge_request
 from rayotel.errors import UsageError
 from rayotel.lake.schema import EVENT_COLUMNS, METRIC_TYPES
 from rayotel.lake.storage import Storage, open_storage
@@ -332,3 +334,39 @@ def test_what_a_histogram_observed_between_two_samples(tmp_path: Path) -> None:
     assert [(row["upper_bound"], row["total"]) for row in totals] == [
         (1.0, 4), (2.0, 3), (math.inf, 0),
     ]  # fmt: skip
+
+
+# -- events that are not as Ray sends them ---------------------------------------------------------
+
+
+def test_events_of_unexpected_shape_break_no_view(tmp_path: Path) -> None:
+    """Whatever stands in a payload, every view answers."""
+    kinds = ("TASK", "ACTOR", "NODE", "WORKER", "DRIVER_JOB", "SUBMISSION_JOB")
+    payloads: tuple[dict[str, Any], ...] = (
+        {},
+        {"stateTransitions": "x", "rayErrorInfo": 3, "deathInfo": [], "config": None},
+        {"stateTransitions": [{"state": 7, "timestamp": "soon"}, 5, None]},
+        {"stateTransitions": [{"state": "DEAD", "timestamp": "2026-11-20T15:00:00Z",
+                               "deathInfo": "x", "deathCause": {"a'b": 1}}], "pid": "x"},
+    )  # fmt: skip
+    sent = [
+        {
+            "eventId": base64.b64encode(bytes([n, k] * 14)).decode(),
+            "eventType": f"{kind}_{part}_EVENT",
+            "timestamp": "2026-11-20T15:00:00.5Z",
+            "sessionName": "s",
+            f"{kind.lower()}{part.title()}Event": {"taskId": "AQAAAA==", **payload},
+        }
+        for n, kind in enumerate(kinds)
+        for k, payload in enumerate(payloads)
+        for part in ("DEFINITION", "LIFECYCLE")
+    ]
+    with Server(tmp_path / "data") as server:
+        answer = httpx.post(f"{server.url}/v1/events", json=sent)
+        assert answer.status_code == 200
+        assert server.stop() == 0
+    storage = open_storage(str(tmp_path / "data" / "lake"))
+    for definition in ALL.values():
+        if not definition.is_macro:
+            asked(storage, whole(definition))
+    assert asked(storage, "SELECT session FROM ray_sessions") == [{"session": "s"}]

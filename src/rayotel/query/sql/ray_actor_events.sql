@@ -16,7 +16,7 @@
 CREATE VIEW ray_actor_events AS
 WITH steps AS (
   SELECT DISTINCT session_name AS session, cluster_id, actor_id, step.state AS state,
-         step.timestamp::TIMESTAMPTZ AS moment, nullif(step.nodeId, '') AS node_id,
+         TRY_CAST(step.timestamp AS TIMESTAMPTZ) AS moment, nullif(step.nodeId, '') AS node_id,
          nullif(step.workerId, '') AS worker_id, step.restartReason AS restart_reason,
          step.deathCause AS cause
   FROM (

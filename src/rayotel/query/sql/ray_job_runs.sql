@@ -26,7 +26,7 @@ WITH told AS (
 ),
 steps AS (
   SELECT session, is_submission, job_id, submission_id, step.state AS state,
-         step.timestamp::TIMESTAMPTZ AS moment, nullif(step.message, '') AS message,
+         TRY_CAST(step.timestamp AS TIMESTAMPTZ) AS moment, nullif(step.message, '') AS message,
          step.driverExitCode AS exit_code
   FROM (
     SELECT *, unnest(from_json(

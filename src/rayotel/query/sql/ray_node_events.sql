@@ -14,7 +14,7 @@
 CREATE VIEW ray_node_events AS
 WITH steps AS (
   SELECT DISTINCT session_name AS session, cluster_id, node_id, step.state AS state,
-         step.timestamp::TIMESTAMPTZ AS moment, step.aliveSubState AS sub_state,
+         TRY_CAST(step.timestamp AS TIMESTAMPTZ) AS moment, step.aliveSubState AS sub_state,
          step.deathInfo.reason AS reason, step.deathInfo.reasonMessage AS message,
          step.resources AS resources
   FROM (

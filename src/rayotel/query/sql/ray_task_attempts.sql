@@ -26,65 +26,59 @@
 CREATE VIEW ray_task_attempts AS
 WITH told AS (
   SELECT session_name AS session, cluster_id, task_id, coalesce(task_attempt, 0) AS attempt,
-         event_type, job_id, node_id, worker_id, actor_id, time_unix_nano, event,
-         event_type = 'TASK_LIFECYCLE_EVENT' AS is_lifecycle
+         event_type, job_id, node_id, worker_id, actor_id, time_unix_nano,
+         from_json(event, '{
+           "taskName": "VARCHAR", "actorTaskName": "VARCHAR", "taskType": "VARCHAR",
+           "parentTaskId": "VARCHAR",
+           "rayErrorInfo": {"errorType": "VARCHAR", "errorMessage": "VARCHAR"},
+           "stateTransitions": [{"state": "VARCHAR", "timestamp": "VARCHAR"}]}') AS event
   FROM rayevents
   WHERE event_type IN ('TASK_DEFINITION_EVENT', 'ACTOR_TASK_DEFINITION_EVENT',
                        'TASK_LIFECYCLE_EVENT')
     AND task_id IS NOT NULL
 ),
-moments AS (  -- state transitions
-  SELECT session, task_id, attempt, step.state AS state,
-         step.timestamp::TIMESTAMPTZ AS moment
+steps AS (  -- a row for each transition; one without any is a row as well
+  SELECT * EXCLUDE (step), step.state AS state, TRY_CAST(step.timestamp AS TIMESTAMPTZ) AS moment
   FROM (
-    SELECT session, task_id, attempt,
-           unnest(from_json(event->'$.stateTransitions',
-                            '[{"state":"VARCHAR","timestamp":"VARCHAR"}]')) AS step
-    FROM told WHERE is_lifecycle
+    SELECT *, unnest(if(len(event.stateTransitions) > 0, event.stateTransitions, [NULL])) AS step
+    FROM told
   )
 ),
-states AS (
-  SELECT session, task_id, attempt, min(moment) AS first_at,
+attempts AS (
+  SELECT session, task_id, attempt,
+         max(cluster_id) AS own_cluster_id,
+         min(coalesce(moment, time_unix_nano)) AS time,
+         max(job_id) AS job_id, max(node_id) AS node_id, max(worker_id) AS worker_id,
+         max(actor_id) AS actor_id,
+         max(coalesce(event.taskName, event.actorTaskName)) AS own_task,
+         max(if(event_type = 'ACTOR_TASK_DEFINITION_EVENT', 'ACTOR_TASK', event.taskType))
+           AS own_kind,
+         max(event.parentTaskId) AS parent_task_id,
+         max(event.rayErrorInfo.errorType) AS error_type,
+         max(event.rayErrorInfo.errorMessage) AS error_message,
          min(moment) FILTER (state = 'PENDING_ARGS_AVAIL') AS submitted,
          min(moment) FILTER (state = 'PENDING_NODE_ASSIGNMENT') AS scheduled,
          min(moment) FILTER (state = 'RUNNING') AS started,
          min(moment) FILTER (state IN ('FINISHED', 'FAILED')) AS ended,
          coalesce(arg_min(state, moment) FILTER (state IN ('FINISHED', 'FAILED')),
                   arg_max(state, moment)) AS state
-  FROM moments GROUP BY ALL
+  FROM steps GROUP BY session, task_id, attempt
 ),
-attempts AS (
-  SELECT session, task_id, attempt,
-         max(cluster_id) AS own_cluster_id,
-         min(time_unix_nano) AS told_at,
-         max(job_id) AS job_id, max(node_id) AS node_id, max(worker_id) AS worker_id,
-         max(actor_id) AS actor_id,
-         max(coalesce(event->>'$.taskName', event->>'$.actorTaskName'))
-           FILTER (NOT is_lifecycle) AS own_task,
-         max(if(event_type = 'ACTOR_TASK_DEFINITION_EVENT', 'ACTOR_TASK',
-                event->>'$.taskType')) FILTER (NOT is_lifecycle) AS own_kind,
-         max(event->>'$.parentTaskId') FILTER (NOT is_lifecycle) AS parent_task_id,
-         max(event->>'$.rayErrorInfo.errorType') FILTER (is_lifecycle) AS error_type,
-         max(event->>'$.rayErrorInfo.errorMessage') FILTER (is_lifecycle) AS error_message
-  FROM told GROUP BY ALL
-),
-names AS (  -- a retry may be told of without a name
-  SELECT session AS of_session, task_id AS of_task_id, max(own_task) AS task,
-         max(own_kind) AS kind
-  FROM attempts GROUP BY ALL
+named AS (  -- a retry may be told of without a name
+  SELECT *,
+         coalesce(own_task, max(own_task) OVER one_task) AS task,
+         coalesce(own_kind, max(own_kind) OVER one_task) AS kind
+  FROM attempts
+  WINDOW one_task AS (PARTITION BY session, task_id)
 )
-SELECT coalesce(s.first_at, a.told_at) AS time,
+SELECT a.time,
        coalesce(a.own_cluster_id, c.cluster_id) AS cluster_id,
-       a.session, a.job_id, a.task_id, a.attempt, n.task, n.kind, a.node_id, a.worker_id,
-       a.actor_id, a.parent_task_id, s.submitted, s.scheduled, s.started, s.ended,
-       epoch(s.ended - s.started) AS run_seconds,
-       s.state, a.error_type, nullif(a.error_message, '') AS error_message,
+       a.session, a.job_id, a.task_id, a.attempt, a.task, a.kind, a.node_id, a.worker_id,
+       a.actor_id, a.parent_task_id, a.submitted, a.scheduled, a.started, a.ended,
+       epoch(a.ended - a.started) AS run_seconds,
+       a.state, a.error_type, nullif(a.error_message, '') AS error_message,
        a.attempt > 0 AS is_retry,
-       coalesce(n.task LIKE 'JobSupervisor.%' OR n.task LIKE '\_ray\_internal%' ESCAPE '\', false)
+       coalesce(a.task LIKE 'JobSupervisor.%' OR a.task LIKE '\_ray\_internal%' ESCAPE '\', false)
          AS is_internal
-FROM attempts AS a
-LEFT JOIN states AS s
-  ON s.session IS NOT DISTINCT FROM a.session AND s.task_id = a.task_id AND s.attempt = a.attempt
-LEFT JOIN names AS n
-  ON n.of_session IS NOT DISTINCT FROM a.session AND n.of_task_id = a.task_id
+FROM named AS a
 LEFT JOIN ray_session_clusters AS c ON c.session = a.session;

@@ -17,9 +17,9 @@
 CREATE VIEW ray_worker_events AS
 WITH steps AS (
   SELECT DISTINCT session_name AS session, cluster_id, worker_id, job_id, step.state AS state,
-         step.timestamp::TIMESTAMPTZ AS moment, step.deathInfo.exitType AS reason,
+         TRY_CAST(step.timestamp AS TIMESTAMPTZ) AS moment, step.deathInfo.exitType AS reason,
          step.deathInfo.exitDetail AS message,
-         step.deathInfo.memoryUsedBytes::BIGINT AS memory_used_bytes
+         TRY_CAST(step.deathInfo.memoryUsedBytes AS BIGINT) AS memory_used_bytes
   FROM (
     SELECT *, unnest(from_json(
       event->'$.stateTransitions',
@@ -31,7 +31,7 @@ WITH steps AS (
 ),
 known AS (
   SELECT session_name AS session, worker_id, max(node_id) AS node_id,
-         max(event->>'$.pid')::BIGINT AS pid, max(event->>'$.workerType') AS worker_type
+         max(TRY_CAST(event->>'$.pid' AS BIGINT)) AS pid, max(event->>'$.workerType') AS worker_type
   FROM rayevents WHERE event_type = 'WORKER_DEFINITION_EVENT' GROUP BY ALL
 )
 SELECT s.moment AS time, coalesce(s.cluster_id, c.cluster_id) AS cluster_id, s.session, s.job_id,
