@@ -336,6 +336,28 @@ def test_what_a_histogram_observed_between_two_samples(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, -1.0])
+def test_values_that_are_no_numbers_break_no_view(tmp_path: Path, value: float) -> None:
+    """In any metric that a view reads."""
+    storage = open_storage(str(tmp_path))
+    text = "".join(one.sql for one in ALL.values())
+    names = sorted(set(re.findall(r"'((?:ray|autoscaler)_[a-z_]+)'", text)) - set(ALL))
+    assert len(names) > 20
+    labels = {"State": "FAILED", "JobId": "01000000", "Name": "f", "Source": "gcs", "GpuIndex": "0"}
+    bodies = [
+        gauge_request(
+            one, name=name, time_unix_nano=T0 + n * SCRAPE * SECOND, SessionName="s",
+            instance="a", **labels,
+        )
+        for name in names
+        for n, one in enumerate((1.0, value, 2.0))
+    ]  # fmt: skip
+    write(storage, *bodies)
+    for definition in ALL.values():
+        if not definition.is_macro:
+            asked(storage, whole(definition))
+
+
 # -- events that are not as Ray sends them ---------------------------------------------------------
 
 

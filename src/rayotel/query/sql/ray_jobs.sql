@@ -22,6 +22,7 @@ WITH aged AS (
          max(time_unix_nano) AS last_seen
   FROM ray_samples
   WHERE metric_name = 'ray_job_duration_s' AND metric_JobId <> ''
+    AND data_point_value BETWEEN 0 AND 1e9
   GROUP BY ALL
 )
 SELECT began AS time, coalesce(nullif(cluster_key, ''), t.cluster_id) AS cluster_id,
