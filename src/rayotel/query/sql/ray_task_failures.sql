@@ -40,6 +40,7 @@ totals AS (
          lag(time_unix_nano) OVER one_series AS at_before
   FROM "raymetrics past"
   WHERE metric_name = 'ray_tasks' AND metric_State = 'FAILED'
+    AND data_point_value BETWEEN 0 AND 1e15
     AND metric_label_Name NOT LIKE 'JobSupervisor.%'
     AND metric_label_Name NOT LIKE '\_ray\_internal%' ESCAPE '\'
   WINDOW one_series AS (PARTITION BY series_id ORDER BY time_unix_nano)
