@@ -1,0 +1,16 @@
+-- question: How busy are each node's GPUs and their memory, minute by minute?
+-- note: No rows where no node has a GPU that Ray reports. A mean over the node's GPUs: one that works and seven that wait are 12.5 %.
+-- column: minute: UTC minute of event time
+-- column: cluster_id: which cluster; see ray_targets
+-- column: node: scrape target, else address
+-- column: gpus: GPUs of the node
+-- column: used_pct: mean use over the minute and all of them, 0 to 100
+-- column: memory_used_bytes: mean of the minute, all of them together
+-- column: memory_used_pct: share of what they have together, 0 to 100
+SELECT time AS minute, cluster_id, node, gpus,
+       gpu_pct AS used_pct,
+       gpu_memory_used_bytes AS memory_used_bytes,
+       100 * gpu_memory_used_bytes / nullif(gpu_memory_total_bytes, 0) AS memory_used_pct
+FROM ray_nodes
+WHERE gpus > 0
+ORDER BY minute, cluster_id, node
