@@ -1,6 +1,6 @@
 -- question: What happened around this time?
 -- note: A window around `time` is compared with the window of the same width before it. First come events: nodes, targets that fell silent, jobs, actors, workers, failed attempts. Then metrics whose mean changed, in units of how much they varied before, but at least of a twentieth of the mean; 20 is a change from or to nothing. Over a long time range, give `--from` and `--to` around both windows: all metrics are read.
--- note: Counters, and gauges that only rise, count as increase per second. Histograms are left out, and so is what a node reports of the scrape itself. Failed attempts are counted by whole minutes. Cause comes before effect: look at `time` before at `rank`.
+-- note: Counters, and gauges that only rise, count as increase per second. Histograms are left out, and so is what a node reports of the scrape itself. Without events, failed attempts are counted by whole minutes. Cause comes before effect: look at `time` before at `rank`.
 -- parameter: time = : moment, such as 2026-11-20T16:20:00; empty for half a window before the end of the time range
 -- parameter: window = 10 minutes: width of each of the two windows
 -- parameter: cluster = %: only clusters whose cluster_id is like this SQL pattern
@@ -14,7 +14,7 @@
 -- column: after: the same in the window around `time`
 -- column: how_much: change of a metric in units of its earlier spread; null for events
 WITH ends AS (
-  SELECT max(ends) AS ends FROM (
+  SELECT max(ends) + INTERVAL 1 MICROSECOND AS ends FROM (
     SELECT max(last_seen) AS ends FROM ray_targets
     UNION ALL
     SELECT max(time_unix_nano) AS ends FROM rayevents
@@ -163,9 +163,16 @@ counted AS (
          left(node_id, 8) AS place, 1 AS times
   FROM ray_worker_events WHERE is_unexpected
   UNION ALL BY NAME
-  SELECT 5 AS class, session, time, concat('failed attempts: ', concat_ws(', ', task, reason)) AS what,
-         NULL::VARCHAR AS place, failed_attempts AS times
-  FROM ray_task_failures
+  SELECT 5 AS class, session, time,
+         concat('failed attempts: ', concat_ws(', ', task, reason)) AS what,
+         NULL::VARCHAR AS place, times
+  FROM (
+    SELECT session, ended AS time, task, error_type AS reason, 1 AS times
+    FROM ray_task_attempts WHERE state = 'FAILED' AND NOT is_internal
+    UNION ALL BY NAME  -- by minutes: each in its middle
+    SELECT session, time + INTERVAL 30 SECONDS AS time, task, reason, failed_attempts AS times
+    FROM ray_task_failures WHERE source = 'metrics'
+  )
 ),
 counts AS (
   SELECT class, min(c.time) FILTER (c.time >= s.begins) AS time, session, what, place,

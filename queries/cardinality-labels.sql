@@ -7,9 +7,9 @@
 -- column: distinct_values: values that it has in these minutes
 -- column: series: series of the metric in these minutes
 -- column: example: one of the values
-WITH ends AS (SELECT max(time_unix_nano) AS ends FROM raymetrics),
+WITH ends AS (SELECT max(time_unix_nano) AS ends FROM ray_samples),
 moments AS (  -- joined by equality: so the scan of the labels knows which hours to skip
-  SELECT DISTINCT time_unix_nano FROM raymetrics
+  SELECT DISTINCT time_unix_nano FROM ray_samples
   WHERE time_unix_nano > (SELECT ends FROM ends) - to_minutes($minutes::BIGINT)
 ),
 series AS (
@@ -17,7 +17,7 @@ series AS (
          any_value(COLUMNS(lambda name: regexp_matches(name, '^(metric|resource|scope)_')
            AND name NOT IN ('metric_name', 'metric_type', 'metric_unit', 'metric_description',
                             'metric_metadata'))::VARCHAR)
-  FROM raymetrics JOIN moments USING (time_unix_nano)
+  FROM ray_samples JOIN moments USING (time_unix_nano)
   GROUP BY metric_name, series_id
 ),
 labels AS (

@@ -10,7 +10,7 @@
 -- column: advice: what to do about it; null so far
 WITH series AS (
   SELECT metric_name, metric_type, series_id, count(*) AS points
-  FROM raymetrics GROUP BY ALL
+  FROM ray_samples GROUP BY ALL
 )
 SELECT metric_name AS metric,
        max(metric_type) AS type,
