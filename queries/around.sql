@@ -27,6 +27,10 @@ spans AS (
          begins + $window::INTERVAL AS ends
   FROM ends
 ),
+moments AS (  -- joined by equality: so the scan of everything else knows what to skip
+  SELECT DISTINCT time_unix_nano, time_unix_nano >= begins AS is_after FROM raymetrics, spans
+  WHERE time_unix_nano >= begins_before AND time_unix_nano < ends
+),
 samples AS (
   SELECT time_unix_nano AS moment, metric_name AS metric, data_point_value AS amount, series_id,
          coalesce(nullif(metric_instance, ''), metric_NodeAddress, '') AS node,
@@ -35,7 +39,7 @@ samples AS (
          concat_ws(', ', nullif(metric_label_Name, ''), nullif(metric_State, ''),
                    nullif(metric_Location, ''), nullif(metric_label_Type, ''),
                    nullif(metric_Reason, ''), nullif(metric_NodeType, '')) AS labels,
-         time_unix_nano >= begins AS is_after,
+         is_after,
          -- what only ever rises, whatever type Ray gives it
          coalesce(is_monotonic, false) OR ends_with(metric_name, '_total')
            OR metric_name = 'ray_tasks' AND metric_State IN ('FINISHED', 'FAILED')
@@ -51,9 +55,8 @@ samples AS (
              'ray_internal_num_processes_skipped_job_mismatch',
              'ray_internal_num_processes_skipped_runtime_environment_mismatch',
              'ray_gcs_task_manager_task_events_dropped') AS is_total
-  FROM raymetrics, spans
-  WHERE time_unix_nano >= begins_before AND time_unix_nano < ends
-    AND data_point_value IS NOT NULL
+  FROM raymetrics JOIN moments USING (time_unix_nano)
+  WHERE data_point_value IS NOT NULL
     AND (starts_with(metric_name, 'ray_') OR starts_with(metric_name, 'autoscaler_'))
     AND NOT starts_with(metric_name, 'ray_grpc_') AND NOT starts_with(metric_name, 'ray_operation_')
     AND NOT starts_with(metric_name, 'ray_aggregator_agent_')

@@ -29,15 +29,39 @@ the_earlier AS (
 two AS (
   SELECT true AS is_later, * FROM the_later UNION ALL SELECT false, * FROM the_earlier
 ),
-nodes AS (
-  SELECT session, sum(cpu_pct * cores) / nullif(sum(if(cpu_pct IS NULL, NULL, cores)), 0)
-           AS cpu_pct,
-         max(memory_used_pct) AS memory_pct
-  FROM ray_nodes GROUP BY session
+minutes AS (  -- as in ray_nodes and ray_object_store, which read much more
+  SELECT minute, instance_key, session_key, address_key,
+         max(data_point_value) FILTER (metric_name = 'ray_node_cpu_count') AS cores,
+         avg(data_point_value) FILTER (metric_name = 'ray_node_cpu_utilization') AS cpu_pct,
+         max(data_point_value) FILTER (metric_name = 'ray_node_mem_used') AS node_used,
+         max(data_point_value) FILTER (metric_name = 'ray_node_mem_total') AS node_total,
+         max(data_point_value) FILTER (metric_name = 'ray_node_cgroup_mem_used') AS group_used,
+         max(data_point_value) FILTER (metric_name = 'ray_node_cgroup_mem_total') AS group_total,
+         max(data_point_value)
+           FILTER (metric_name = 'ray_object_store_used_memory') AS store_used,
+         min(data_point_value)
+           FILTER (metric_name = 'ray_object_store_available_memory') AS store_available
+  FROM ray_samples
+  WHERE metric_name IN (
+    'ray_node_cpu_count', 'ray_node_cpu_utilization', 'ray_node_mem_used', 'ray_node_mem_total',
+    'ray_node_cgroup_mem_used', 'ray_node_cgroup_mem_total', 'ray_object_store_used_memory',
+    'ray_object_store_available_memory')
+  GROUP BY ALL
 ),
-stores AS (
-  SELECT session, max(used_pct) AS store_pct, sum(spilled_bytes) AS spilled_bytes
-  FROM ray_object_store GROUP BY session
+nodes AS (
+  SELECT session_key AS session,
+         sum(cpu_pct * cores) / nullif(sum(if(cpu_pct IS NULL, NULL, cores)), 0) AS cpu_pct,
+         max(100 * if(group_used IS NULL OR group_total IS NULL,
+                      node_used / nullif(node_total, 0),
+                      group_used / nullif(group_total, 0))) AS memory_pct,
+         max(100 * store_used / nullif(store_used + store_available, 0)) AS store_pct
+  FROM minutes GROUP BY session_key
+),
+spills AS (
+  SELECT metric_SessionName AS session, sum(increase) AS spilled_bytes
+  FROM metric_increase('raymetrics', 'ray_spill_manager_objects_bytes')
+  WHERE metric_State = 'Spilled'
+  GROUP BY metric_SessionName
 ),
 told AS (  -- sessions whose tasks are known from events
   SELECT session, count(*) FILTER (state = 'FINISHED' AND NOT is_internal) AS finished
@@ -77,12 +101,12 @@ measured AS (
      'amount': coalesce(e.finished::DOUBLE, c.finished, 0)},
     {'place': 8, 'measure': 'failed', 'unit': 'attempts',
      'amount': coalesce(f.failed, 0)::DOUBLE},
-    {'place': 9, 'measure': 'object store, peak', 'unit': 'percent', 'amount': s.store_pct},
+    {'place': 9, 'measure': 'object store, peak', 'unit': 'percent', 'amount': n.store_pct},
     {'place': 10, 'measure': 'spilled', 'unit': 'bytes', 'amount': s.spilled_bytes}
   ], recursive := true)
   FROM two AS t
   LEFT JOIN nodes AS n ON n.session = t.session
-  LEFT JOIN stores AS s ON s.session = t.session
+  LEFT JOIN spills AS s ON s.session = t.session
   LEFT JOIN told AS e ON e.session = t.session
   LEFT JOIN counted AS c ON c.session = t.session
   LEFT JOIN failures AS f ON f.session = t.session

@@ -8,7 +8,7 @@
 -- column: health_check_p99_ms: 99 of 100 were faster
 -- column: loop_lag_ms: longest wait in an event loop of the GCS or a raylet
 -- column: dashboard_lag_ms: longest wait in the dashboard's event loop
--- column: slowest_method: gRPC method of the GCS with the highest p99
+-- column: slowest_method: gRPC method of the GCS with the highest p99; null where ray_grpc_* is not kept
 -- column: slowest_method_p99_ms: 99 of 100 of its calls were faster
 WITH checks AS (
   SELECT moment, session, sum(total)::BIGINT AS health_checks,

@@ -8,13 +8,25 @@
 -- column: used_pct: highest share in use within the minute, 0 to 100
 -- column: read_bytes_per_second: mean of the minute
 -- column: written_bytes_per_second: mean of the minute
-SELECT time AS minute, cluster_id, node,
-       disk_used_bytes AS used_bytes,
-       disk_used_pct AS used_pct,
-       disk_read_bytes_per_second AS read_bytes_per_second,
-       disk_written_bytes_per_second AS written_bytes_per_second
-FROM ray_nodes
-WHERE coalesce(disk_used_bytes, disk_used_pct, disk_read_bytes_per_second,
-               disk_written_bytes_per_second) IS NOT NULL
-  AND ($min_pct::DOUBLE <= 0 OR disk_used_pct >= $min_pct::DOUBLE)
+SELECT minute,
+       coalesce(nullif(cluster_key, ''), t.cluster_id) AS cluster_id,
+       coalesce(nullif(instance_key, ''), nullif(address_key, '')) AS node,
+       used_bytes, used_pct, read_bytes_per_second, written_bytes_per_second
+FROM (  -- as in ray_nodes, which reads much more
+  SELECT minute, instance_key, session_key, address_key, cluster_key,
+         max(data_point_value)
+           FILTER (metric_name = 'ray_node_disk_usage') AS used_bytes,
+         max(data_point_value)
+           FILTER (metric_name = 'ray_node_disk_utilization_percentage') AS used_pct,
+         avg(data_point_value)
+           FILTER (metric_name = 'ray_node_disk_io_read_speed') AS read_bytes_per_second,
+         avg(data_point_value)
+           FILTER (metric_name = 'ray_node_disk_io_write_speed') AS written_bytes_per_second
+  FROM ray_samples
+  WHERE metric_name IN ('ray_node_disk_usage', 'ray_node_disk_utilization_percentage',
+                        'ray_node_disk_io_read_speed', 'ray_node_disk_io_write_speed')
+  GROUP BY ALL
+)
+LEFT JOIN ray_targets AS t USING (session_key, instance_key)
+WHERE $min_pct::DOUBLE <= 0 OR used_pct >= $min_pct::DOUBLE
 ORDER BY minute, cluster_id, node

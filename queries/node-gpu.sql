@@ -7,10 +7,27 @@
 -- column: used_pct: mean use over the minute and all of them, 0 to 100
 -- column: memory_used_bytes: mean of the minute, all of them together
 -- column: memory_used_pct: share of what they have together, 0 to 100
-SELECT time AS minute, cluster_id, node, gpus,
-       gpu_pct AS used_pct,
-       gpu_memory_used_bytes AS memory_used_bytes,
-       100 * gpu_memory_used_bytes / nullif(gpu_memory_total_bytes, 0) AS memory_used_pct
-FROM ray_nodes
+SELECT minute,
+       coalesce(nullif(cluster_key, ''), t.cluster_id) AS cluster_id,
+       coalesce(nullif(instance_key, ''), nullif(address_key, '')) AS node,
+       gpus, used_pct,
+       gpus * 1048576 * memory_used AS memory_used_bytes,
+       100 * memory_used / nullif(memory_used + memory_free, 0) AS memory_used_pct
+FROM (  -- as in ray_nodes, which reads much more
+  SELECT minute, instance_key, session_key, address_key, cluster_key,
+         count(DISTINCT metric_GpuIndex) AS gpus,
+         avg(data_point_value)
+           FILTER (metric_name = 'ray_node_gpus_utilization') AS used_pct,
+         -- in MiB, a series for each GPU
+         avg(data_point_value)
+           FILTER (metric_name = 'ray_node_gram_used') AS memory_used,
+         avg(data_point_value)
+           FILTER (metric_name = 'ray_node_gram_available') AS memory_free
+  FROM ray_samples
+  WHERE metric_name IN ('ray_node_gpus_utilization', 'ray_node_gram_used',
+                        'ray_node_gram_available')
+  GROUP BY ALL
+)
+LEFT JOIN ray_targets AS t USING (session_key, instance_key)
 WHERE gpus > 0
 ORDER BY minute, cluster_id, node
