@@ -187,18 +187,23 @@ counts AS (
   HAVING after > 0
 ),
 events AS (
-  SELECT *, NULL::DOUBLE AS how_much FROM (
+  SELECT e.*, c.cluster_id, NULL::DOUBLE AS how_much
+  FROM (
     SELECT * FROM nodes UNION ALL BY NAME SELECT * FROM silences
     UNION ALL BY NAME SELECT * FROM jobs UNION ALL BY NAME SELECT * FROM counts
-  )
+  ) AS e
+  LEFT JOIN ray_session_clusters AS c ON c.session = e.session
+  WHERE coalesce(c.cluster_id, '') LIKE $cluster
   ORDER BY class, if(class < 3, epoch(time), before - after), time, what
   LIMIT $limit::BIGINT
 ),
 metrics AS (
-  SELECT 6 AS class, coalesce(outside[1].moment, course[1].moment) AS time, session,
+  SELECT 6 AS class, coalesce(outside[1].moment, course[1].moment) AS time, c.cluster_id,
          concat(metric, ' (' || nullif(labels, '') || ')', if(is_total, ' per second', '')) AS what,
          node AS place, before, after, how_much
-  FROM changed
+  FROM changed AS m
+  LEFT JOIN ray_session_clusters AS c ON c.session = m.session
+  WHERE coalesce(c.cluster_id, '') LIKE $cluster
   ORDER BY how_much DESC, time, what, place
   LIMIT $limit::BIGINT
 ),
@@ -210,8 +215,6 @@ SELECT row_number() OVER (
                   CASE WHEN class < 3 THEN epoch(f.time) WHEN class < 6 THEN before - after
                        ELSE -how_much END,
                   f.time, what, place) AS rank,
-       f.time, c.cluster_id, what, nullif(place, '') AS "where", before, after, how_much
+       f.time, cluster_id, what, nullif(place, '') AS "where", before, after, how_much
 FROM found AS f
-LEFT JOIN ray_session_clusters AS c ON c.session = nullif(f.session, '')
-WHERE coalesce(c.cluster_id, '') LIKE $cluster
 ORDER BY rank

@@ -57,33 +57,34 @@ nodes AS (
          max(100 * store_used / nullif(store_used + store_available, 0)) AS store_pct
   FROM minutes GROUP BY session_key
 ),
-spills AS (
-  SELECT metric_SessionName AS session, sum(increase) AS spilled_bytes
-  FROM metric_increase('raymetrics', 'ray_spill_manager_objects_bytes')
-  WHERE metric_State = 'Spilled'
-  GROUP BY metric_SessionName
-),
 told AS (  -- sessions whose tasks are known from events
   SELECT session, count(*) FILTER (state = 'FINISHED' AND NOT is_internal) AS finished
   FROM ray_task_attempts GROUP BY session
 ),
-counted AS (  -- owners' running totals: a drop is an owner leaving, not a reset
-  SELECT c.session,
-         sum(CASE WHEN total_before IS NOT NULL THEN greatest(total - total_before, 0)
-                  WHEN moment - t.first_seen < INTERVAL 15 SECONDS THEN 0
-                  ELSE total END) AS finished
+counted AS (  -- running totals; a metric's first sample in its target's first scrape is history
+  SELECT session, sum(increase) FILTER (metric_name = 'ray_tasks') AS finished,
+         sum(increase) FILTER (metric_name <> 'ray_tasks') AS spilled_bytes
   FROM (
-    SELECT time_unix_nano AS moment, nullif(session_key, '') AS session, session_key, instance_key,
-           data_point_value AS total,
-           lag(data_point_value) OVER (PARTITION BY series_id ORDER BY time_unix_nano)
-             AS total_before
-    FROM ray_samples
-    WHERE metric_name = 'ray_tasks' AND metric_State = 'FINISHED'
-      AND metric_label_Name NOT LIKE 'JobSupervisor.%'
-      AND metric_label_Name NOT LIKE '\_ray\_internal%' ESCAPE '\'
-  ) AS c
-  LEFT JOIN ray_targets AS t USING (session_key, instance_key)
-  GROUP BY c.session
+    SELECT nullif(session_key, '') AS session, metric_name,
+           CASE WHEN total_before IS NULL AND moment - t.first_seen < INTERVAL 15 SECONDS THEN 0
+                WHEN total_before IS NULL THEN total
+                -- a drop is an owner of tasks leaving, but a restart of what spills
+                WHEN total < total_before THEN if(metric_name = 'ray_tasks', 0, total)
+                ELSE total - total_before END AS increase
+    FROM (
+      SELECT time_unix_nano AS moment, session_key, instance_key, metric_name,
+             data_point_value AS total,
+             lag(data_point_value) OVER (PARTITION BY series_id ORDER BY time_unix_nano)
+               AS total_before
+      FROM ray_samples
+      WHERE metric_name = 'ray_spill_manager_objects_bytes' AND metric_State = 'Spilled'
+         OR metric_name = 'ray_tasks' AND metric_State = 'FINISHED'
+            AND metric_label_Name NOT LIKE 'JobSupervisor.%'
+            AND metric_label_Name NOT LIKE '\_ray\_internal%' ESCAPE '\'
+    )
+    LEFT JOIN ray_targets AS t USING (session_key, instance_key)
+  )
+  GROUP BY session
 ),
 failures AS (
   SELECT session, sum(failed_attempts) AS failed FROM ray_task_failures GROUP BY session
@@ -102,11 +103,10 @@ measured AS (
     {'place': 8, 'measure': 'failed', 'unit': 'attempts',
      'amount': coalesce(f.failed, 0)::DOUBLE},
     {'place': 9, 'measure': 'object store, peak', 'unit': 'percent', 'amount': n.store_pct},
-    {'place': 10, 'measure': 'spilled', 'unit': 'bytes', 'amount': s.spilled_bytes}
+    {'place': 10, 'measure': 'spilled', 'unit': 'bytes', 'amount': c.spilled_bytes}
   ], recursive := true)
   FROM two AS t
   LEFT JOIN nodes AS n ON n.session = t.session
-  LEFT JOIN spills AS s ON s.session = t.session
   LEFT JOIN told AS e ON e.session = t.session
   LEFT JOIN counted AS c ON c.session = t.session
   LEFT JOIN failures AS f ON f.session = t.session

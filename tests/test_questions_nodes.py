@@ -453,3 +453,20 @@ def test_one_scrape_that_differs_is_no_change(tmp_path: Path) -> None:
         "ray_step", "n:1", 1, pytest.approx(1.5),
     )  # fmt: skip
     assert row["time"].timestamp() == AT / 1e9 + 900
+
+
+def test_one_cluster_can_be_asked_about(tmp_path: Path) -> None:
+    """The bound counts what is of that cluster, not what is of the others."""
+    bodies = []
+    for number in range(120):
+        for cluster, rise in (("a", 100), ("b", 3)):
+            value = 1.0 + rise * (number >= 90)
+            common = {"instance": f"{cluster}:1", "SessionName": cluster, "cluster_id": cluster}
+            moment = AT + number * 10**10
+            for name, one in (("ray_step", value), ("ray_node_cpu_count", 4.0)):
+                bodies.append(gauge_request(one, name=name, time_unix_nano=moment, **common))
+    storage = open_storage(str(tmp_path / "lake"))
+    write(storage, *bodies)
+    assert [row["cluster_id"] for row in asked(storage, "around")] == ["a", "b"]
+    (row,) = asked(storage, "around", cluster="b", limit="1")
+    assert (row["cluster_id"], row["where"], row["what"]) == ("b", "b:1", "ray_step")
