@@ -155,12 +155,14 @@ jobs AS (
   WHERE moment >= s.begins AND moment < s.ends
 ),
 counted AS (
-  SELECT 3 AS class, session, time, concat('actor ', if(state = 'DEAD', 'died', 'restarts'), ': ',
-         actor) AS what, NULL::VARCHAR AS place, 1 AS times
+  SELECT 3 AS class, session, time,
+         concat('actor ', if(state = 'DEAD', 'died', 'restarts'), ': ',
+                concat_ws(', ', actor, reason)) AS what,
+         NULL::VARCHAR AS place, 1 AS times
   FROM ray_actor_events
   WHERE NOT is_internal
-    AND (state = 'RESTARTING' OR state = 'DEAD' AND coalesce(reason, '') NOT IN
-         ('OUT_OF_SCOPE', 'REF_DELETED', 'RAY_KILL', 'OWNER_EXITED'))
+    AND (state = 'RESTARTING' OR state = 'DEAD'
+         AND coalesce(reason, '') NOT IN ('OUT_OF_SCOPE', 'REF_DELETED', 'RAY_KILL'))
   UNION ALL BY NAME
   SELECT 4 AS class, session, time, concat('worker died: ', reason) AS what,
          left(node_id, 8) AS place, 1 AS times

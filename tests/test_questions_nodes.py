@@ -436,6 +436,15 @@ def test_jobs_that_began_and_ended_are_events(events_lake: Storage) -> None:
     assert jobs == ["job began: nightly-etl-2 05000000", "job finished: nightly-etl-2 05000000"]
 
 
+def test_restarts_of_actors_are_counted(events_lake: Storage) -> None:
+    """In the whole recording, each restart that was done."""
+    rows = asked(events_lake, "around", time=at(450), window="20 minutes")
+    (restarts,) = [row for row in rows if row["what"].startswith("actor restarts:")]
+    done = sum(one["restarted"] for one in truths() if one["ev"] == "round")
+    assert restarts["what"] == "actor restarts: ParameterServer, ACTOR_FAILURE"
+    assert (restarts["before"], restarts["after"]) == (0, done)
+
+
 def test_one_scrape_that_differs_is_no_change(tmp_path: Path) -> None:
     """A step is named once it lasts; steady and noisy values are not."""
     bodies = []
