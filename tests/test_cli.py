@@ -23,6 +23,7 @@ from harness import (
 from rayotel import __version__
 from rayotel.cli import cli
 from rayotel.lake.storage import Storage
+from rayotel.query import shipped
 
 Done = subprocess.CompletedProcess[str]
 MINUTE_NANO = 60 * 10**9
@@ -248,7 +249,9 @@ def test_every_command_explains_itself() -> None:
 def test_questions_are_listed_and_shown(recorded_lake: Storage) -> None:
     """`queries` lists each with its question, `queries NAME` prints SQL that can be run."""
     listed = succeeded(rayotel("queries"))
-    assert [line.split()[0] for line in listed.splitlines()][:2] == ["fleet", "node-cpu"]
+    names = [line.split()[0] for line in listed.splitlines()]
+    assert names == [one.name for one in shipped.all_queries()]
+    assert {"fleet", "node-cpu", "around"} <= set(names)
     assert all(line.endswith("?") for line in listed.splitlines())
     sql = succeeded(rayotel("queries", "scrape-health"))
     common = ("query", "--storage", recorded_lake.url, "--format", "csv")

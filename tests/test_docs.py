@@ -13,6 +13,7 @@ from generated_docs import BLOCKS, DOCUMENTS, ROOT, regenerated
 from rayotel import __version__, config
 from rayotel.cli import cli
 from rayotel.lake.schema import COLUMNS
+from rayotel.query import shipped
 
 MARKDOWN = sorted(
     path
@@ -43,6 +44,13 @@ def test_every_command_and_setting_has_help() -> None:
             assert described, f"{name} {parameter.name}"
     assert all(description for _, _, description in config.descriptions())
     assert all(one.description for columns in COLUMNS.values() for one in columns)
+
+
+def test_every_shipped_question_is_explained() -> None:
+    """The guide to Ray says of each question when to ask it."""
+    text = (ROOT / "docs" / "ray.md").read_text("utf-8")
+    for one in shipped.all_queries():
+        assert f"| `{one.name}` |" in text, one.name
 
 
 @pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.relative_to(ROOT).as_posix())

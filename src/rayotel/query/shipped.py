@@ -20,7 +20,7 @@ from rayotel.errors import UsageError
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,60}")
 _HEADER = re.compile(r"-- (question|note|parameter|column): (.*)")
 _PARAMETER = re.compile(r"(?P<name>[a-z_]+) = (?P<default>[^:]*): (?P<meaning>.+)")
-_COLUMN = re.compile(r"(?P<name>[a-z_]+): (?P<meaning>.+)")
+_COLUMN = re.compile(r"(?P<name>[a-z][a-z0-9_]*): (?P<meaning>.+)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,122 @@
+-- question: How does this run of a cluster differ from the last?
+-- note: By default the latest session of all, and the one before it of the same cluster; name others by `later` and `earlier`. Without one before, its column is null. Attempts are exact where events are kept, and a lower bound from metrics alone: compare like with like.
+-- parameter: cluster = %: only sessions of clusters whose cluster_id is like this SQL pattern
+-- parameter: later = : session to look at; empty for the latest
+-- parameter: earlier = : session to compare with; empty for the one before it
+-- column: measure: what is compared
+-- column: unit: of the values
+-- column: earlier: value in the earlier session
+-- column: later: value in the later session
+-- column: difference: later minus earlier
+-- column: earlier_session: its name
+-- column: later_session: its name
+WITH known AS (
+  SELECT coalesce(cluster_id, '') AS cluster_id, session, first_seen, last_seen, nodes, cores, jobs
+  FROM ray_sessions
+  WHERE coalesce(cluster_id, '') LIKE $cluster
+),
+the_later AS (
+  SELECT * FROM known
+  WHERE if($later = '', session <> $earlier, session = $later)
+  ORDER BY first_seen DESC, session DESC LIMIT 1
+),
+the_earlier AS (
+  SELECT k.* FROM known AS k JOIN the_later AS l ON k.session <> l.session
+  WHERE if($earlier = '', k.cluster_id = l.cluster_id AND k.first_seen <= l.first_seen,
+           k.session = $earlier)
+  ORDER BY k.first_seen DESC, k.session DESC LIMIT 1
+),
+two AS (
+  SELECT true AS is_later, * FROM the_later UNION ALL SELECT false, * FROM the_earlier
+),
+minutes AS (  -- as in ray_nodes and ray_object_store, which read much more
+  SELECT minute, instance_key, session_key, address_key,
+         max(data_point_value) FILTER (metric_name = 'ray_node_cpu_count') AS cores,
+         avg(data_point_value) FILTER (metric_name = 'ray_node_cpu_utilization') AS cpu_pct,
+         max(data_point_value) FILTER (metric_name = 'ray_node_mem_used') AS node_used,
+         max(data_point_value) FILTER (metric_name = 'ray_node_mem_total') AS node_total,
+         max(data_point_value) FILTER (metric_name = 'ray_node_cgroup_mem_used') AS group_used,
+         max(data_point_value) FILTER (metric_name = 'ray_node_cgroup_mem_total') AS group_total,
+         max(data_point_value)
+           FILTER (metric_name = 'ray_object_store_used_memory') AS store_used,
+         min(data_point_value)
+           FILTER (metric_name = 'ray_object_store_available_memory') AS store_available
+  FROM ray_samples
+  WHERE metric_name IN (
+    'ray_node_cpu_count', 'ray_node_cpu_utilization', 'ray_node_mem_used', 'ray_node_mem_total',
+    'ray_node_cgroup_mem_used', 'ray_node_cgroup_mem_total', 'ray_object_store_used_memory',
+    'ray_object_store_available_memory')
+  GROUP BY ALL
+),
+nodes AS (
+  SELECT session_key AS session,
+         sum(cpu_pct * cores) / nullif(sum(if(cpu_pct IS NULL, NULL, cores)), 0) AS cpu_pct,
+         max(100 * if(group_used IS NULL OR group_total IS NULL,
+                      node_used / nullif(node_total, 0),
+                      group_used / nullif(group_total, 0))) AS memory_pct,
+         max(100 * store_used / nullif(store_used + store_available, 0)) AS store_pct
+  FROM minutes GROUP BY session_key
+),
+told AS (  -- sessions whose tasks are known from events
+  SELECT session, count(*) FILTER (state = 'FINISHED' AND NOT is_internal) AS finished
+  FROM ray_task_attempts GROUP BY session
+),
+counted AS (  -- running totals; a metric's first sample in its target's first scrape is history
+  SELECT session, sum(increase) FILTER (metric_name = 'ray_tasks') AS finished,
+         sum(increase) FILTER (metric_name <> 'ray_tasks') AS spilled_bytes
+  FROM (
+    SELECT nullif(session_key, '') AS session, metric_name,
+           CASE WHEN total_before IS NULL AND moment - t.first_seen < INTERVAL 15 SECONDS THEN 0
+                WHEN total_before IS NULL THEN total
+                -- a drop is an owner of tasks leaving, but a restart of what spills
+                WHEN total < total_before THEN if(metric_name = 'ray_tasks', 0, total)
+                ELSE total - total_before END AS increase
+    FROM (
+      SELECT time_unix_nano AS moment, session_key, instance_key, metric_name,
+             data_point_value AS total,
+             lag(data_point_value) OVER (PARTITION BY series_id ORDER BY time_unix_nano)
+               AS total_before
+      FROM ray_samples
+      WHERE metric_name = 'ray_spill_manager_objects_bytes' AND metric_State = 'Spilled'
+         OR metric_name = 'ray_tasks' AND metric_State = 'FINISHED'
+            AND metric_label_Name NOT LIKE 'JobSupervisor.%'
+            AND metric_label_Name NOT LIKE '\_ray\_internal%' ESCAPE '\'
+    )
+    LEFT JOIN ray_targets AS t USING (session_key, instance_key)
+  )
+  GROUP BY session
+),
+failures AS (
+  SELECT session, sum(failed_attempts) AS failed FROM ray_task_failures GROUP BY session
+),
+measured AS (
+  SELECT t.is_later, t.session, unnest([
+    {'place': 1, 'measure': 'duration', 'unit': 'minutes',
+     'amount': epoch(t.last_seen - t.first_seen) / 60},
+    {'place': 2, 'measure': 'nodes', 'unit': 'nodes', 'amount': t.nodes::DOUBLE},
+    {'place': 3, 'measure': 'cores', 'unit': 'cores', 'amount': t.cores},
+    {'place': 4, 'measure': 'CPU, mean', 'unit': 'percent', 'amount': n.cpu_pct},
+    {'place': 5, 'measure': 'memory, peak', 'unit': 'percent', 'amount': n.memory_pct},
+    {'place': 6, 'measure': 'jobs', 'unit': 'jobs', 'amount': t.jobs::DOUBLE},
+    {'place': 7, 'measure': 'finished', 'unit': 'attempts',
+     'amount': coalesce(e.finished::DOUBLE, c.finished, 0)},
+    {'place': 8, 'measure': 'failed', 'unit': 'attempts',
+     'amount': coalesce(f.failed, 0)::DOUBLE},
+    {'place': 9, 'measure': 'object store, peak', 'unit': 'percent', 'amount': n.store_pct},
+    {'place': 10, 'measure': 'spilled', 'unit': 'bytes', 'amount': c.spilled_bytes}
+  ], recursive := true)
+  FROM two AS t
+  LEFT JOIN nodes AS n ON n.session = t.session
+  LEFT JOIN told AS e ON e.session = t.session
+  LEFT JOIN counted AS c ON c.session = t.session
+  LEFT JOIN failures AS f ON f.session = t.session
+)
+SELECT measure, unit,
+       max(amount) FILTER (NOT is_later) AS earlier,
+       max(amount) FILTER (is_later) AS later,
+       max(amount) FILTER (is_later) - max(amount) FILTER (NOT is_later) AS difference,
+       max(session) FILTER (NOT is_later) AS earlier_session,
+       max(session) FILTER (is_later) AS later_session
+FROM measured
+GROUP BY place, measure, unit
+ORDER BY place
