@@ -30,18 +30,24 @@ WITH told AS (
          END,
          reason, sum(held)
   FROM (
-    SELECT minute, instance_key, session_key, cluster_key, series_id, metric_Reason AS reason,
-           avg(data_point_value) AS held
-    FROM ray_samples
-    WHERE metric_name = 'ray_scheduler_unscheduleable_tasks'
-    GROUP BY ALL
+    SELECT minute, instance_key, session_key, cluster_key, series_id, reason, avg(one) AS held
+    FROM (  -- a scrape may be stored twice
+      SELECT minute, instance_key, session_key, cluster_key, series_id, time_unix_nano,
+             metric_Reason AS reason, max(data_point_value) AS one
+      FROM ray_samples
+      WHERE metric_name = 'ray_scheduler_unscheduleable_tasks'
+      GROUP BY ALL
+    )
+    GROUP BY minute, instance_key, session_key, cluster_key, series_id, reason
   ) LEFT JOIN ray_targets AS t USING (session_key, instance_key)
   GROUP BY ALL
   HAVING sum(held) > 0
 )
 SELECT cluster_id, session, told_by, task, waits_for, state,
-       max(tasks) AS peak_tasks, arg_max(time, tasks) AS peak_at,
-       count(DISTINCT time) AS waiting_minutes, 60 * sum(tasks) AS waited_task_seconds
+       -- rounded, lest the order in which numbers were added up decides which minute was first
+       max(round(tasks, 3)) AS peak_tasks,
+       arg_max(time, [round(tasks, 3), -epoch(time)]) AS peak_at,
+       count(DISTINCT time) AS waiting_minutes, round(60 * sum(tasks), 1) AS waited_task_seconds
 FROM told
 WHERE task IS NULL OR task LIKE $task
 GROUP BY ALL

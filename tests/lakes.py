@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from rayotel.ingest.decoding import PROTOBUF, Decoder
+from rayotel.ingest import ray_events
+from rayotel.ingest.decoding import JSON, PROTOBUF, Decoder
 from rayotel.ingest.wal import Record
-from rayotel.lake import parts, rows
+from rayotel.lake import event_rows, parts, rows
 from rayotel.lake.layout import PartName
 from rayotel.lake.rows import LabelColumns
 from rayotel.lake.storage import Storage
@@ -35,6 +36,16 @@ def commit(
         storage.put(name.key, parts.to_parquet(table, stream))
         keys.append(name.key)
     return keys
+
+
+def commit_events(storage: Storage, number: int, *bodies: bytes, stream: str = "rayevents") -> None:
+    """The same of bodies of events."""
+    arrival = Arrival("events", stream, JSON, "identity", RECEIVED + number, "", "")
+    batches = [ray_events.decode(body, arrival) for body in bodies]
+    tables, _, _ = event_rows.tables_by_hour(batches, LabelColumns(512), lambda _: False)
+    for hour, table in tables.items():
+        name = PartName(stream, hour, RECEIVER, number, number, 0)
+        storage.put(name.key, parts.to_parquet(table, stream))
 
 
 def names(storage: Storage) -> list[str]:

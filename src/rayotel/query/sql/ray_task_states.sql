@@ -28,10 +28,16 @@ SELECT minute AS time,
        END AS reason,
        greatest(sum(total / times), 0) AS tasks
 FROM (
-  SELECT minute, instance_key, session_key, cluster_key, metric_label_Name AS task,
-         metric_State AS state, sum(data_point_value) AS total
-  FROM ray_samples
-  WHERE metric_name = 'ray_tasks' AND metric_State NOT IN ('FINISHED', 'FAILED')
+  SELECT minute, instance_key, session_key, cluster_key, task, state, sum(one) AS total
+  FROM (  -- a scrape may be stored twice
+    SELECT any_value(minute) AS minute, any_value(instance_key) AS instance_key,
+           any_value(session_key) AS session_key, any_value(cluster_key) AS cluster_key,
+           any_value(metric_label_Name) AS task, any_value(metric_State) AS state,
+           any_value(data_point_value) AS one
+    FROM ray_samples
+    WHERE metric_name = 'ray_tasks' AND metric_State NOT IN ('FINISHED', 'FAILED')
+    GROUP BY series_id, time_unix_nano
+  )
   GROUP BY ALL
 )
 JOIN (
