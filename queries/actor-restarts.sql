@@ -23,7 +23,7 @@ steps AS (
   FROM ray_actor_events WHERE state = 'RESTARTING' AND NOT is_internal
   UNION ALL
   -- a death may be told of more than once
-  SELECT any_value(cluster_id), session, any_value(job_id), any_value(actor), 'DEAD',
+  SELECT max(cluster_id), session, max(job_id), max(actor), 'DEAD',
          arg_min(reason, time), min(time), arg_min(message, time)
   FROM ray_actor_events WHERE state = 'DEAD' AND NOT is_internal
   GROUP BY session, actor_id

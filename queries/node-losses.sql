@@ -18,7 +18,7 @@ WITH told AS (  -- sessions whose nodes are known from events
   WHERE event_type = 'NODE_LIFECYCLE_EVENT' AND session_name IS NOT NULL
 ),
 steps AS (  -- a step may be told of more than once
-  SELECT session, node_id, any_value(cluster_id) AS cluster_id, any_value(address) AS address,
+  SELECT session, node_id, max(cluster_id) AS cluster_id, max(address) AS address,
          state, min(time) AS time, arg_min(reason, time) AS reason,
          arg_min(message, time) AS message, if(state = 'DEAD', -1, 1) AS change
   FROM ray_node_events
@@ -31,9 +31,9 @@ counts AS (  -- nodes of an address; where it began does not matter
   FROM steps
 ),
 declared AS (
-  SELECT d.session, d.node_id, d.time AS lost_at, any_value(d.cluster_id) AS cluster_id,
-         any_value(d.address) AS address, any_value(d.reason) AS reason,
-         any_value(d.message) AS message, min(a.time) AS back_at
+  SELECT d.session, d.node_id, d.time AS lost_at, max(d.cluster_id) AS cluster_id,
+         max(d.address) AS address, max(d.reason) AS reason,
+         max(d.message) AS message, min(a.time) AS back_at
   FROM counts AS d
   LEFT JOIN counts AS a
     ON a.session IS NOT DISTINCT FROM d.session AND a.address = d.address

@@ -17,9 +17,9 @@ WITH told AS (  -- sessions whose workers or tasks are known from events
     AND session_name IS NOT NULL
 ),
 killed AS (
-  SELECT session, worker_id, min(time) AS time, any_value(cluster_id) AS cluster_id,
-         any_value(node_id) AS node_id, any_value(job_id) AS job_id,
-         max(memory_used_bytes) AS memory_used_bytes, any_value(message) AS message
+  SELECT session, worker_id, min(time) AS time, max(cluster_id) AS cluster_id,
+         max(node_id) AS node_id, max(job_id) AS job_id,
+         max(memory_used_bytes) AS memory_used_bytes, max(message) AS message
   FROM ray_worker_events WHERE state = 'DEAD' AND reason = 'NODE_OUT_OF_MEMORY'
   GROUP BY session, worker_id
 ),
@@ -65,7 +65,7 @@ kills AS (
 FROM (
   SELECT date_trunc('minute', time) AS minute, cluster_id, node, job_id, kind, name,
          sum(kills)::BIGINT AS kills, max(memory_used_bytes) AS memory_used_bytes,
-         left(any_value(message), 200) AS example, source
+         left(max(message), 200) AS example, source
   FROM kills
   GROUP BY ALL
   ORDER BY minute DESC, cluster_id, node, job_id, name

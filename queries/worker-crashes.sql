@@ -15,8 +15,8 @@ WITH told AS (  -- sessions whose workers are known from events
   WHERE event_type = 'WORKER_LIFECYCLE_EVENT' AND session_name IS NOT NULL
 ),
 ended AS (  -- one may be told of more than once
-  SELECT session, worker_id, min(time) AS time, any_value(cluster_id) AS cluster_id,
-         any_value(node_id) AS node, any_value(job_id) AS job_id, arg_min(reason, time) AS reason,
+  SELECT session, worker_id, min(time) AS time, max(cluster_id) AS cluster_id,
+         max(node_id) AS node, max(job_id) AS job_id, arg_min(reason, time) AS reason,
          arg_min(message, time) AS message
   FROM ray_worker_events WHERE is_unexpected
   GROUP BY session, worker_id
@@ -59,7 +59,7 @@ crashes AS (
 FROM (
   SELECT date_trunc('minute', time) AS minute, cluster_id, node, job_id, name, reason,
          sum(workers)::BIGINT AS workers,
-         left(split_part(any_value(message), e'\n', 1), 200) AS example, source
+         left(split_part(max(message), e'\n', 1), 200) AS example, source
   FROM crashes
   GROUP BY ALL
   ORDER BY minute DESC, cluster_id, node, job_id, name, reason

@@ -85,7 +85,7 @@ def attempts(events: list[Event]) -> dict[tuple[str, int], Attempt]:
     names: dict[str, tuple[str, str]] = {}
     for kind in ("TASK_DEFINITION_EVENT", "ACTOR_TASK_DEFINITION_EVENT"):
         for one in payloads(events, kind):
-            name = one.get("taskName", one.get("actorTaskName"))
+            name = one.get("taskName") or one.get("actorTaskName") or ""
             names[one["taskId"]] = (one.get("taskType", "ACTOR_TASK"), name)
     for one, step in steps(events, "TASK_LIFECYCLE_EVENT"):
         key = (one["taskId"], one.get("taskAttempt", 0))

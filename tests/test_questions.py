@@ -52,7 +52,10 @@ def columns(storage: Storage, name: str) -> list[str]:
 
 NEVER_HAPPENED = {"out-of-memory"}  # to the recorded cluster
 # they name the metrics stream themselves and so need it to be there
-NEED_METRICS = {"fleet", "node-cpu", "node-memory", "object-store", "scrape-health", "task-failures"}
+NEED_METRICS = {
+    *("fleet", "node-cpu", "node-memory"),
+    *("object-store", "scrape-health", "task-failures"),
+}
 
 
 @every_question

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +29,12 @@ QUESTIONS = (
 of_each_question = pytest.mark.parametrize("question", QUESTIONS)
 KEPT = (
     *("ray_tasks", "ray_node_cpu_count", "ray_node_failure", "target_info", "ray_job_duration"),
-    *("ray_node_manager_unexpected", "ray_unintentional", "ray_memory_manager", "autoscaler_active"),
+    *(
+        "ray_node_manager_unexpected",
+        "ray_unintentional",
+        "ray_memory_manager",
+        "autoscaler_active",
+    ),
     *("ray_dashboard_event_loop_lag", "ray_scheduler_unscheduleable", "ray_spill_manager_objects_"),
     *("ray_object_store_used", "ray_object_store_avail", "ray_object_store_fall"),
     "ray_object_store_memory",
