@@ -53,14 +53,20 @@ steady AS (  -- the last scrape of the session stands behind every node's last
   WINDOW one_node AS (PARTITION BY session_key, instance_key, address_key ORDER BY moment),
          one_session AS (PARTITION BY session_key)
 ),
+heard AS (  -- which targets there were at all, every ten seconds
+  SELECT session_key, time_bucket(INTERVAL 10 SECONDS, moment) AS moment,
+         min(instance_key || ' ' || address_key) AS one, max(instance_key || ' ' || address_key)
+           AS other
+  FROM scrapes GROUP BY ALL
+),
 silences AS (
   SELECT s.session_key, s.instance_key, s.address_key, s.cluster_key, s.moment AS lost_at,
          s.back_at
   FROM (FROM steady WHERE epoch(next_moment - moment) > $silent_seconds::DOUBLE) AS s
   WHERE (  -- somebody else was heard in the middle of it
-    SELECT count(*) FROM scrapes AS o
+    SELECT count(*) FROM heard AS o
     WHERE o.session_key = s.session_key
-      AND (o.instance_key <> s.instance_key OR o.address_key <> s.address_key)
+      AND (o.one <> s.instance_key || ' ' || s.address_key OR o.other <> o.one)
       AND o.moment BETWEEN s.moment + INTERVAL 15 SECONDS AND s.next_moment - INTERVAL 15 SECONDS
   ) > 0
 ),

@@ -13,11 +13,7 @@
 -- column: most_attempts: most attempts of one task; null from metrics
 -- column: reasons: why their attempts failed and how often; null from metrics
 -- column: source: events or metrics
-WITH told AS (  -- sessions whose tasks are known from events
-  SELECT DISTINCT session_name AS session FROM rayevents
-  WHERE event_type = 'TASK_LIFECYCLE_EVENT' AND session_name IS NOT NULL
-),
-attempts AS (
+WITH attempts AS (
   SELECT *, max(attempt) OVER (PARTITION BY session, task_id) AS last_attempt
   FROM ray_task_attempts
   WHERE NOT is_internal AND kind IS DISTINCT FROM 'ACTOR_CREATION_TASK'
@@ -42,19 +38,6 @@ reasons AS (
   )
   GROUP BY ALL
 ),
-risen AS (
-  SELECT coalesce(metric_instance, '') AS instance_key,
-         coalesce(metric_SessionName, '') AS session_key,
-         coalesce(nullif(metric_cluster_id, ''), cluster_id, '') AS cluster_key,
-         metric_label_Name AS task, metric_State AS state, sum(increase) AS ended
-  FROM metric_owner_increase('raymetrics', 'ray_tasks')
-  WHERE metric_State IN ('FINISHED', 'FAILED') AND metric_IsRetry IN ('1', 'true', 'True')
-    AND increase > 0
-    AND coalesce(metric_SessionName, '') NOT IN (SELECT session FROM told)
-    AND metric_label_Name NOT LIKE 'JobSupervisor.%'
-    AND metric_label_Name NOT LIKE '\_ray\_internal%' ESCAPE '\'
-  GROUP BY ALL
-),
 found AS (
   SELECT cluster_id, session, job_id, task, retried_tasks::BIGINT AS retried_tasks,
          attempts::BIGINT AS attempts, retries::BIGINT AS retries, finally_ok, finally_failed,
@@ -64,10 +47,9 @@ found AS (
     ON r.of_session IS NOT DISTINCT FROM t.session AND r.of_job_id IS NOT DISTINCT FROM t.job_id
    AND r.of_task IS NOT DISTINCT FROM t.task
   UNION ALL
-  SELECT coalesce(nullif(cluster_key, ''), cluster_id), nullif(session_key, ''), NULL, task,
-         NULL, NULL, sum(ended)::BIGINT,
-         coalesce(sum(ended) FILTER (state = 'FINISHED'), 0)::BIGINT, NULL, NULL, NULL, 'metrics'
-  FROM risen LEFT JOIN ray_targets USING (session_key, instance_key)
+  SELECT cluster_id, session, NULL, task, NULL, NULL, sum(attempts)::BIGINT,
+         coalesce(sum(attempts) FILTER (state = 'FINISHED'), 0)::BIGINT, NULL, NULL, NULL, 'metrics'
+  FROM ray_task_ends WHERE is_retry
   GROUP BY ALL
 )
 FROM found

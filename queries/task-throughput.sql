@@ -9,27 +9,9 @@
 -- column: failed_attempts: attempts that failed in this minute
 -- column: failed_pct: share of the failed, 0 to 100
 -- column: source: events or metrics
-WITH told AS (  -- sessions whose tasks are known from events
-  SELECT DISTINCT session_name AS session FROM rayevents
-  WHERE event_type = 'TASK_LIFECYCLE_EVENT' AND session_name IS NOT NULL
-),
-risen AS (
-  SELECT date_trunc('minute', time) AS minute,
-         coalesce(metric_instance, '') AS instance_key,
-         coalesce(metric_SessionName, '') AS session_key,
-         coalesce(nullif(metric_cluster_id, ''), cluster_id, '') AS cluster_key,
-         metric_label_Name AS task, metric_State AS state, sum(increase) AS attempts
-  FROM metric_owner_increase('raymetrics', 'ray_tasks')
-  WHERE metric_State IN ('FINISHED', 'FAILED') AND increase > 0
-    AND coalesce(metric_SessionName, '') NOT IN (SELECT session FROM told)
-    AND metric_label_Name NOT LIKE 'JobSupervisor.%'
-    AND metric_label_Name NOT LIKE '\_ray\_internal%' ESCAPE '\'
-  GROUP BY ALL
-),
-ended AS (
-  SELECT minute, coalesce(nullif(cluster_key, ''), cluster_id) AS cluster_id,
-         task, state, attempts, 'metrics' AS source
-  FROM risen LEFT JOIN ray_targets USING (session_key, instance_key)
+WITH ended AS (
+  SELECT time AS minute, cluster_id, task, state, attempts, 'metrics' AS source
+  FROM ray_task_ends
   UNION ALL
   SELECT date_trunc('minute', ended), cluster_id, task, state, 1, 'events'
   FROM ray_task_attempts

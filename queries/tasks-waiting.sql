@@ -28,20 +28,25 @@ WITH told AS (
            WHEN 'WaitingForWorkers' THEN 'its worker begins'
            ELSE reason
          END,
-         reason, sum(held)
+         reason, sum(total / times)
   FROM (
-    SELECT minute, instance_key, session_key, cluster_key, series_id, reason, avg(one) AS held
+    SELECT minute, instance_key, session_key, cluster_key, reason, sum(one) AS total
     FROM (  -- a scrape may be stored twice
       SELECT minute, instance_key, session_key, cluster_key, series_id, time_unix_nano,
              metric_Reason AS reason, max(data_point_value) AS one
       FROM ray_samples
-      WHERE metric_name = 'ray_scheduler_unscheduleable_tasks'
+      WHERE metric_name = 'ray_scheduler_unscheduleable_tasks' AND data_point_value > 0
       GROUP BY ALL
     )
-    GROUP BY minute, instance_key, session_key, cluster_key, series_id, reason
-  ) LEFT JOIN ray_targets AS t USING (session_key, instance_key)
+    GROUP BY minute, instance_key, session_key, cluster_key, reason
+  )
+  JOIN (  -- how often the target was scraped
+    SELECT minute, instance_key, session_key, count(DISTINCT time_unix_nano) AS times
+    FROM ray_samples WHERE metric_name IN ('ray_node_cpu_count', 'target_info')
+    GROUP BY ALL
+  ) USING (minute, instance_key, session_key)
+  LEFT JOIN ray_targets AS t USING (session_key, instance_key)
   GROUP BY ALL
-  HAVING sum(held) > 0
 )
 SELECT cluster_id, session, told_by, task, waits_for, state,
        -- rounded, lest the order in which numbers were added up decides which minute was first

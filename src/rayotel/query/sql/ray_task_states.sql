@@ -36,6 +36,7 @@ FROM (
            any_value(data_point_value) AS one
     FROM ray_samples
     WHERE metric_name = 'ray_tasks' AND metric_State NOT IN ('FINISHED', 'FAILED')
+      AND data_point_value <> 0  -- most are, and add nothing
     GROUP BY series_id, time_unix_nano
   )
   GROUP BY ALL
@@ -43,7 +44,7 @@ FROM (
 JOIN (
   -- how often the target was scraped: a state that was there for half of a minute counts half
   SELECT minute, instance_key, session_key, count(DISTINCT time_unix_nano) AS times
-  FROM ray_samples WHERE metric_name IN ('ray_tasks', 'ray_node_cpu_count')
+  FROM ray_samples WHERE metric_name IN ('ray_node_cpu_count', 'target_info')
   GROUP BY ALL
 ) USING (minute, instance_key, session_key)
 LEFT JOIN ray_targets AS t USING (session_key, instance_key)
