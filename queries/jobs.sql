@@ -19,7 +19,8 @@ WITH attempts AS (
   SELECT session, job_id, state,
          attempt = max(attempt) OVER (PARTITION BY session, task_id) AS is_last
   FROM ray_task_attempts
-  WHERE NOT is_internal AND kind IS DISTINCT FROM 'DRIVER_TASK'
+  WHERE NOT is_internal
+    AND NOT starts_with(task_id, repeat('f', 40))  -- a driver, also where its kind is not told
 ),
 tasks AS (
   SELECT session AS of_session, job_id AS of_job_id,

@@ -16,7 +16,8 @@
 WITH attempts AS (
   SELECT *, max(attempt) OVER (PARTITION BY session, task_id) AS last_attempt
   FROM ray_task_attempts
-  WHERE NOT is_internal AND kind IS DISTINCT FROM 'ACTOR_CREATION_TASK'
+  WHERE NOT is_internal
+    AND NOT starts_with(task_id, repeat('f', 16))  -- makes an actor, also where that is not told
 ),
 retried AS (
   SELECT cluster_id, session, job_id, task,

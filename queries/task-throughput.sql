@@ -16,7 +16,8 @@ WITH ended AS (
   SELECT date_trunc('minute', ended), cluster_id, task, state, 1, 'events'
   FROM ray_task_attempts
   WHERE state IN ('FINISHED', 'FAILED') AND ended IS NOT NULL
-    AND NOT is_internal AND kind IS DISTINCT FROM 'DRIVER_TASK'
+    AND NOT is_internal
+    AND NOT starts_with(task_id, repeat('f', 40))  -- a driver, also where its kind is not told
 )
 FROM (
   SELECT minute, cluster_id, task,

@@ -11,11 +11,21 @@ from typing import Any
 
 import pytest
 
-from harness import ask
+from harness import LIMITS, ask
 from ray_truth import Attempt, Event, attempts, did, events_of, hexadecimal, moment, steps
 from rayotel.lake.storage import Storage
+from rayotel.model import TimeRange
+from rayotel.query.session import Session
 from rayotel.replay import Recording
-from test_questions import HEAD, KILLED, REPORT_SECONDS, SCRAPE_SECONDS, Rows, asked
+from test_questions import (
+    HEAD,
+    KILLED,
+    QUESTIONS,
+    REPORT_SECONDS,
+    SCRAPE_SECONDS,
+    Rows,
+    asked,
+)
 
 LINGER_SECONDS = 31  # Ray forgets a gauge 20 s after its last report, then comes the next scrape
 Attempts = dict[tuple[str, int], Attempt]
@@ -117,6 +127,30 @@ def test_throughput_of_metrics_lags_by_a_report_and_loses_nothing(
                 assert sure <= shown <= ended, f"{task} {state} before {end}"
             shown = sum(row[column] for row in rows if row["task"] == task)
             assert shown == len(ends) - history
+
+
+@pytest.mark.parametrize("of", ["events", "metrics"])
+def test_throughput_of_ranges_adds_up(
+    events_lake: Storage, recorded_lake: Storage, of: str
+) -> None:
+    """What is asked in two halves is neither lost nor counted twice where they meet."""
+    lake = events_lake if of == "events" else recorded_lake
+    middle = int(minute(did("end")[0]["t_unix"] - 500)) * 10**9
+    halves = TimeRange(None, middle), TimeRange(middle, None)
+    sums = [
+        Counter(finished=sum(row["finished_attempts"] for row in rows),
+                failed=sum(row["failed_attempts"] for row in rows))
+        for rows in (asked_in("task-throughput", lake, one) for one in (*halves, TimeRange()))
+    ]  # fmt: skip
+    assert sums[0] + sums[1] == sums[2]
+    assert min(sums[0].values()) > 100
+
+
+def asked_in(name: str, lake: Storage, range_: TimeRange) -> Rows:
+    """The rows of a question in a range."""
+    question = QUESTIONS[name]
+    with Session(lake, range_, LIMITS, mentioned_in=question.sql) as session:
+        return session.run(question.sql, question.bind({})).rows()
 
 
 def test_failures_by_job_and_reason_are_exact(events_lake: Storage, tried: Attempts) -> None:
