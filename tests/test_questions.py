@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from harness import LIMITS, RECORDING, gauge_request
+from lakes import commit_events
 from rayotel.lake.storage import Storage, open_storage
 from rayotel.model import TimeRange
 from rayotel.query import shipped
@@ -49,7 +50,7 @@ def columns(storage: Storage, name: str) -> list[str]:
 
 # -- what the files promise ------------------------------------------------------------------------
 
-NEVER_HAPPENED = {"node-gpu"}  # to the recorded cluster
+NEVER_HAPPENED = {"node-gpu", "out-of-memory"}  # to the recorded cluster
 OF_ANY_METRIC = {"scrape-health", "cardinality"}
 
 
@@ -69,6 +70,24 @@ def test_a_question_returns_the_columns_it_documents(
     """These columns, in this order, and no other; and the recorded cluster has an answer."""
     assert columns(recorded_lake, question.name) == list(question.columns)
     assert bool(asked(recorded_lake, question.name)) != (question.name in NEVER_HAPPENED)
+
+
+@every_question
+@pytest.mark.parametrize("with_metrics", [False, True])
+def test_a_question_returns_them_with_events_too(
+    events_lake: Storage,
+    events_recording: Recording,
+    tmp_path: Path,
+    question: shipped.ShippedQuery,
+    with_metrics: bool,
+) -> None:
+    """The same columns where events are kept, with metrics or without any."""
+    lake = events_lake
+    if not with_metrics:
+        lake = open_storage(str(tmp_path / "lake"))
+        commit_events(lake, 1, *(one.body for one in events_recording.requests[:50]))
+    assert columns(lake, question.name) == list(question.columns)
+    assert len(asked(lake, question.name)) < 1000
 
 
 @every_question
@@ -304,11 +323,19 @@ def test_an_outage_of_scrapes_does_not_count_failures_again(
 
 
 @every_question
+@pytest.mark.parametrize("session", [True, False])
 def test_a_question_needs_no_labels_of_fluent_bit(
-    scrapes: list[tuple[float, bytes]], tmp_path: Path, question: shipped.ShippedQuery
+    scrapes: list[tuple[float, bytes]],
+    tmp_path: Path,
+    question: shipped.ShippedQuery,
+    session: bool,
 ) -> None:
-    """Without `instance` and `cluster_id` nodes are their addresses, and the columns the same."""
-    few = [edited(body, without=("instance", "cluster_id")) for t, body in scrapes if t < 150]
+    """Without `instance` and `cluster_id` nodes are their addresses, and the columns the same.
+
+    So they are without a session's name.
+    """
+    without = ("instance", "cluster_id") if session else ("instance", "cluster_id", "SessionName")
+    few = [edited(body, without=without) for t, body in scrapes if t < 150]
     lake = lake_of(tmp_path / "lake", few)
     rows = asked(lake, question.name)
     assert columns(lake, question.name) == list(question.columns)

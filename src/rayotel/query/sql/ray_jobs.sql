@@ -1,5 +1,5 @@
 -- about: the jobs that were there, from events where they are kept, else from metrics
--- note: Metrics only tell how old a running job is: its beginning is exact to a second, its end to a scrape, its outcome unknown. A job that lived for less than a scrape may be missing. Ray's own counter of finished jobs is broken and not used.
+-- note: Metrics only tell how old a running job is: its beginning is late by up to 25 seconds and its end by up to 30, its outcome unknown. A job that lived for less than a scrape may be missing. Ray's own counter of finished jobs is broken and not used.
 -- column: time: when it began, UTC
 -- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster

@@ -48,10 +48,15 @@ LEFT JOIN (
   SELECT minute, instance_key, session_key, address_key, cluster_key, max(bytes) AS on_disk_bytes
   FROM (
     SELECT minute, instance_key, session_key, address_key, cluster_key, time_unix_nano,
-           sum(data_point_value) AS bytes
-    FROM ray_samples
-    WHERE metric_name = 'ray_object_store_memory' AND metric_Location = 'SPILLED'
-    GROUP BY ALL
+           sum(one) AS bytes
+    FROM (  -- a scrape may be stored twice
+      SELECT minute, instance_key, session_key, address_key, cluster_key, time_unix_nano,
+             series_id, max(data_point_value) AS one
+      FROM ray_samples
+      WHERE metric_name = 'ray_object_store_memory' AND metric_Location = 'SPILLED'
+      GROUP BY ALL
+    )
+    GROUP BY minute, instance_key, session_key, address_key, cluster_key, time_unix_nano
   )
   GROUP BY minute, instance_key, session_key, address_key, cluster_key
 ) AS disk USING (minute, instance_key, session_key, address_key, cluster_key)

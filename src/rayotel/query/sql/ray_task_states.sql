@@ -28,16 +28,23 @@ SELECT minute AS time,
        END AS reason,
        greatest(sum(total / times), 0) AS tasks
 FROM (
-  SELECT minute, instance_key, session_key, cluster_key, metric_label_Name AS task,
-         metric_State AS state, sum(data_point_value) AS total
-  FROM ray_samples
-  WHERE metric_name = 'ray_tasks' AND metric_State NOT IN ('FINISHED', 'FAILED')
+  SELECT minute, instance_key, session_key, cluster_key, task, state, sum(one) AS total
+  FROM (  -- a scrape may be stored twice
+    SELECT any_value(minute) AS minute, any_value(instance_key) AS instance_key,
+           any_value(session_key) AS session_key, any_value(cluster_key) AS cluster_key,
+           any_value(metric_label_Name) AS task, any_value(metric_State) AS state,
+           any_value(data_point_value) AS one
+    FROM ray_samples
+    WHERE metric_name = 'ray_tasks' AND metric_State NOT IN ('FINISHED', 'FAILED')
+      AND data_point_value <> 0  -- most are, and add nothing
+    GROUP BY series_id, time_unix_nano
+  )
   GROUP BY ALL
 )
 JOIN (
   -- how often the target was scraped: a state that was there for half of a minute counts half
   SELECT minute, instance_key, session_key, count(DISTINCT time_unix_nano) AS times
-  FROM ray_samples WHERE metric_name IN ('ray_tasks', 'ray_node_cpu_count')
+  FROM ray_samples WHERE metric_name IN ('ray_node_cpu_count', 'target_info')
   GROUP BY ALL
 ) USING (minute, instance_key, session_key)
 LEFT JOIN ray_targets AS t USING (session_key, instance_key)
