@@ -42,7 +42,7 @@ def commit_events(
     storage: Storage,
     number: int,
     *bodies: bytes,
-    stream: str = "rayevents",
+    stream: str = "e",
     received: int = RECEIVED,
     columns: tuple[tuple[str, str], ...] = (),
 ) -> list[str]:

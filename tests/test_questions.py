@@ -85,7 +85,9 @@ def test_a_question_returns_them_with_events_too(
     lake = events_lake
     if not with_metrics:
         lake = open_storage(str(tmp_path / "lake"))
-        commit_events(lake, 1, *(one.body for one in events_recording.requests[:50]))
+        commit_events(
+            lake, 1, *(one.body for one in events_recording.requests[:50]), stream="rayevents"
+        )
     assert columns(lake, question.name) == list(question.columns)
     assert len(asked(lake, question.name)) < 1000
 

@@ -67,7 +67,7 @@ def event(kind: str, at: float, session: str = SESSION, **payload: Any) -> dict[
 def told(path: Path, *events: dict[str, Any]) -> Storage:
     """A lake of events."""
     lake = open_storage(str(path / "lake"))
-    commit_events(lake, 1, json.dumps(events).encode())
+    commit_events(lake, 1, json.dumps(events).encode(), stream="rayevents")
     return lake
 
 

@@ -3,6 +3,9 @@
 -- column: time: start of the minute, UTC
 -- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
+-- column: node: scrape target of the owner where the scrape said it, else the owner's address
+-- column: node_from: instance or address: which of the two `node` is
+-- column: instance: scrape target of the owner
 -- column: task: name of the task or actor method
 -- column: state: FINISHED or FAILED
 -- column: is_retry: whether these were tried before
@@ -21,7 +24,7 @@ watched AS (  -- when each target was scraped, and when before
     SELECT DISTINCT coalesce(metric_instance, '') AS instance_key, time_unix_nano
     FROM "raymetrics past"
     WHERE metric_name IN ('target_info', 'ray_node_cpu_count')
-       OR metric_name = 'ray_tasks' AND metric_State IN ('FINISHED', 'FAILED')
+       OR (metric_name = 'ray_tasks' AND metric_State IN ('FINISHED', 'FAILED'))
   )
   WINDOW one_target AS (PARTITION BY instance_key ORDER BY time_unix_nano)
 ),
@@ -29,15 +32,18 @@ totals AS (
   SELECT time_unix_nano AS moment, coalesce(metric_instance, '') AS instance_key,
          coalesce(metric_SessionName, '') AS session_key,
          coalesce(nullif(metric_cluster_id, ''), cluster_id, '') AS cluster_key,
+         coalesce(metric_NodeAddress, '') AS address_key,
          metric_label_Name AS task, metric_State AS state,
          lower(metric_IsRetry) IN ('1', 'true') AS is_retry, data_point_value AS total,
          lag(data_point_value) OVER one_series AS total_before,
          lag(time_unix_nano) OVER one_series AS at_before
   FROM "raymetrics past"
   WHERE metric_name = 'ray_tasks' AND metric_State IN ('FINISHED', 'FAILED')
+    AND data_point_value BETWEEN 0 AND 1e15
     AND metric_label_Name NOT LIKE 'JobSupervisor.%'
     AND metric_label_Name NOT LIKE '\_ray\_internal%' ESCAPE '\'
-  WINDOW one_series AS (PARTITION BY series_id ORDER BY time_unix_nano)
+  -- the state is of the series; named here, so that a question for one state reads that alone
+  WINDOW one_series AS (PARTITION BY series_id, metric_State ORDER BY time_unix_nano)
 ),
 counted AS (
   SELECT s.*,
@@ -58,6 +64,10 @@ counted AS (
 SELECT date_trunc('minute', moment) AS time,
        coalesce(nullif(cluster_key, ''), cluster_id) AS cluster_id,
        nullif(session_key, '') AS session,
+       coalesce(nullif(instance_key, ''), nullif(address_key, '')) AS node,
+       CASE WHEN instance_key <> '' THEN 'instance' WHEN address_key <> '' THEN 'address' END
+         AS node_from,
+       nullif(instance_key, '') AS instance,
        task, state, coalesce(is_retry, false) AS is_retry, sum(new_attempts)::BIGINT AS attempts
 FROM counted
 LEFT JOIN ray_targets AS t USING (session_key, instance_key)

@@ -14,70 +14,11 @@
 -- column: source: events or metrics
 -- example: SELECT task, reason, sum(failed_attempts) AS failed, any_value(source) AS source FROM ray_task_failures GROUP BY ALL ORDER BY failed DESC
 CREATE VIEW ray_task_failures AS
-WITH told AS (  -- sessions whose tasks are known from events
-  SELECT DISTINCT session_name AS session FROM rayevents
-  WHERE event_type = 'TASK_LIFECYCLE_EVENT'
-),
-watched AS (  -- when each target was scraped, and when before
-  SELECT instance_key, time_unix_nano AS moment,
-         lag(time_unix_nano) OVER one_target AS scrape_before,
-         min(time_unix_nano) OVER one_target AS first_scrape
-  FROM (
-    SELECT DISTINCT coalesce(metric_instance, '') AS instance_key, time_unix_nano
-    FROM "raymetrics past"
-    WHERE metric_name IN ('target_info', 'ray_node_cpu_count')
-       OR (metric_name = 'ray_tasks' AND metric_State = 'FAILED')
-  )
-  WINDOW one_target AS (PARTITION BY instance_key ORDER BY time_unix_nano)
-),
-totals AS (
-  SELECT time_unix_nano AS moment, coalesce(metric_instance, '') AS instance_key,
-         coalesce(metric_SessionName, '') AS session_key,
-         coalesce(nullif(metric_cluster_id, ''), cluster_id, '') AS cluster_key,
-         coalesce(metric_NodeAddress, '') AS address_key,
-         metric_label_Name AS task, data_point_value AS total,
-         lag(data_point_value) OVER one_series AS total_before,
-         lag(time_unix_nano) OVER one_series AS at_before
-  FROM "raymetrics past"
-  WHERE metric_name = 'ray_tasks' AND metric_State = 'FAILED'
-    AND data_point_value BETWEEN 0 AND 1e15
-    AND metric_label_Name NOT LIKE 'JobSupervisor.%'
-    AND metric_label_Name NOT LIKE '\_ray\_internal%' ESCAPE '\'
-  WINDOW one_series AS (PARTITION BY series_id ORDER BY time_unix_nano)
-),
-counted AS (
-  SELECT s.*,
-         CASE
-           -- totals of before the first scrape are history that nobody watched
-           WHEN at_before IS NULL AND s.moment - first_scrape < INTERVAL 15 SECONDS THEN 0
-           WHEN at_before IS NULL THEN total
-           -- gone for a while although its target was scraped: the owner left, this is a new one
-           -- (without `instance`, targets cannot be told apart, and this would count totals again)
-           WHEN s.moment - at_before > INTERVAL 30 SECONDS AND scrape_before > at_before
-                AND instance_key <> '' THEN total
-           -- a drop is an owner leaving, not a reset
-           ELSE greatest(total - total_before, 0)
-         END AS new_attempts
-  FROM totals AS s JOIN watched AS w USING (instance_key, moment)
-  WHERE s.moment >= range_begins()
-    AND session_key NOT IN (SELECT session FROM told WHERE session IS NOT NULL)
-)
-SELECT date_trunc('minute', moment) AS time,
-       coalesce(nullif(cluster_key, ''), cluster_id) AS cluster_id,
-       nullif(session_key, '') AS session,
-       coalesce(nullif(instance_key, ''), nullif(address_key, '')) AS node,
-       CASE WHEN instance_key <> '' THEN 'instance' WHEN address_key <> '' THEN 'address' END
-         AS node_from,
-       nullif(instance_key, '') AS instance,
-       NULL::VARCHAR AS job_id,
-       task,
-       NULL::VARCHAR AS reason,
-       sum(new_attempts)::BIGINT AS failed_attempts,
-       'metrics' AS source
-FROM counted
-LEFT JOIN ray_targets AS t USING (session_key, instance_key)
+SELECT time, cluster_id, session, node, node_from, instance, NULL::VARCHAR AS job_id, task,
+       NULL::VARCHAR AS reason, sum(attempts)::BIGINT AS failed_attempts, 'metrics' AS source
+FROM ray_task_ends
+WHERE state = 'FAILED'
 GROUP BY ALL
-HAVING sum(new_attempts) > 0
 UNION ALL BY NAME
 SELECT date_trunc('minute', ended) AS time, cluster_id, session, node_id AS node,
        if(node_id IS NULL, NULL, 'event') AS node_from, NULL::VARCHAR AS instance,
