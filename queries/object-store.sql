@@ -7,5 +7,5 @@
 -- column: spilled_bytes: most bytes held on disk within the minute
 -- column: fallback_bytes: most bytes allocated on disk as a last resort within the minute
 SELECT time AS minute, cluster_id, node, used_pct, on_disk_bytes AS spilled_bytes, fallback_bytes
-FROM ray_object_store
+FROM ray_object_store_use
 ORDER BY ALL

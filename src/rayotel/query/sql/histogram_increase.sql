@@ -21,17 +21,22 @@ SELECT time_unix_nano AS time,
        END AS counts,
        list_sum(counts)::BIGINT AS observations,
        * EXCLUDE (time_unix_nano, data_point_explicit_bounds, data_point_bucket_counts,
-                  counts_before, bounds_before, count_before, watched_since)
+                  counts_before, bounds_before, count_before, watched_since,
+                  target)
 FROM (
   SELECT *,
          lag(data_point_bucket_counts) OVER one_series AS counts_before,
          lag(data_point_explicit_bounds) OVER one_series AS bounds_before,
-         lag(data_point_count) OVER one_series AS count_before,
-         min(time_unix_nano) OVER (PARTITION BY metric_instance) AS watched_since
+         lag(data_point_count) OVER one_series AS count_before
+  FROM query_table(stream || ' past')
+  WHERE metric_name = metric AND data_point_bucket_counts IS NOT NULL
+  WINDOW one_series AS (PARTITION BY series_id ORDER BY time_unix_nano)
+)
+LEFT JOIN (  -- since when each target is scraped
+  SELECT metric_instance AS target, min(time_unix_nano) AS watched_since
   FROM query_table(stream || ' past')
   WHERE metric_name IN (metric, 'target_info', 'ray_node_cpu_count', 'autoscaler_active_nodes',
                         'ray_dashboard_event_loop_lag_seconds')
-  WINDOW one_series AS (PARTITION BY series_id ORDER BY time_unix_nano)
-)
-WHERE metric_name = metric AND data_point_bucket_counts IS NOT NULL
-  AND time_unix_nano >= range_begins();
+  GROUP BY ALL
+) ON target IS NOT DISTINCT FROM metric_instance
+WHERE time_unix_nano >= range_begins();

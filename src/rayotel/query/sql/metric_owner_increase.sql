@@ -19,20 +19,24 @@ SELECT time_unix_nano AS time, data_point_value AS value,
          ELSE greatest(data_point_value - value_before, 0)
        END AS increase,
        * EXCLUDE (time_unix_nano, data_point_value, value_before, time_before, watched_since,
-                  scrape_before)
+                  scrape_before, target, moment)
 FROM (
   SELECT *,
          lag(data_point_value) OVER one_series AS value_before,
-         lag(time_unix_nano) OVER one_series AS time_before,
-         min(time_unix_nano) OVER (PARTITION BY metric_instance) AS watched_since,
-         max(time_unix_nano) OVER (
-           PARTITION BY metric_instance ORDER BY time_unix_nano
-           RANGE BETWEEN UNBOUNDED PRECEDING AND INTERVAL 1 MILLISECOND PRECEDING
-         ) AS scrape_before
+         lag(time_unix_nano) OVER one_series AS time_before
   FROM query_table(stream || ' past')
-  WHERE metric_name IN (metric, 'target_info', 'ray_node_cpu_count', 'autoscaler_active_nodes',
-                        'ray_dashboard_event_loop_lag_seconds')
-    AND data_point_value IS NOT NULL
+  WHERE metric_name = metric AND data_point_value IS NOT NULL
   WINDOW one_series AS (PARTITION BY series_id ORDER BY time_unix_nano)
 )
-WHERE metric_name = metric AND time_unix_nano >= range_begins();
+LEFT JOIN (  -- when each target was scraped, and when before
+  SELECT target, moment, lag(moment) OVER one_target AS scrape_before,
+         min(moment) OVER (PARTITION BY target) AS watched_since
+  FROM (
+    SELECT DISTINCT metric_instance AS target, time_unix_nano AS moment
+    FROM query_table(stream || ' past')
+    WHERE metric_name IN (metric, 'target_info', 'ray_node_cpu_count', 'autoscaler_active_nodes',
+                          'ray_dashboard_event_loop_lag_seconds')
+  )
+  WINDOW one_target AS (PARTITION BY target ORDER BY moment)
+) ON moment = time_unix_nano AND target IS NOT DISTINCT FROM metric_instance
+WHERE time_unix_nano >= range_begins();
