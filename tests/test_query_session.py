@@ -348,7 +348,8 @@ def test_an_error_on_the_way_is_not_taken_for_a_timeout(tmp_path: Path) -> None:
     """Only what ran too long is said to have run too long; a race, so it is asked many times."""
     sql = "SELECT if(range = 150000, error('late'), range) AS v FROM range(200000)"
     for _ in range(200):
-        with Session(open_storage(str(tmp_path)), TimeRange(), LIMITS) as session:
+        storage = open_storage(str(tmp_path))
+        with Session(storage, TimeRange(), LIMITS, mentioned_in=sql) as session:
             with pytest.raises(QueryError) as raised:
                 session.run(sql).rows()
             assert "longer than" not in raised.value.message

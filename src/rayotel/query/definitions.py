@@ -149,12 +149,11 @@ def needed(sql: str | None) -> list[Definition]:
 
 
 def mentioned_streams(wanted: list[Definition], streams: Streams, sql: str | None) -> set[str]:
-    """The streams that definitions name themselves, and that SQL gives them as arguments."""
+    """The streams that definitions are about, or that SQL names beside them."""
     names = {METRICS_STREAM: streams.metrics, EVENTS_STREAM: streams.events}
     found = {names[one] for definition in wanted for one in _STREAM.findall(definition.sql)}
-    if any(definition.is_macro for definition in wanted):
-        found |= {name for name in names.values() if f"'{name}'" in (sql or "")}
-    return found
+    beside = {name for name in names.values() if wanted and name in (sql or "")}
+    return found | beside
 
 
 def with_past(range_: TimeRange) -> TimeRange:
