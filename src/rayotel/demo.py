@@ -1,7 +1,8 @@
 """The whole path in a minute: a real server, a recorded cluster, the shipped questions.
 
-The recording is fifteen minutes of a Ray cluster of three nodes to which known things were done:
-a burst of failing tasks, objects beyond the store's size, a node killed and brought back.
+The recordings are fifteen minutes of a Ray cluster of three nodes to which known things were done:
+a burst of failing tasks, objects beyond the store's size, a node killed and brought back. One is
+what Fluent Bit sent, the other Ray's own events.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from rayotel.model import TimeRange
 from rayotel.query import shipped
 from rayotel.query.session import Limits, ask
 from rayotel.query.table import write_table
+from rayotel.replay import Recording
 
 START_TIMEOUT_SECONDS = 30.0
 STOP_TIMEOUT_SECONDS = 60.0
@@ -38,6 +40,13 @@ _ACTS: tuple[tuple[str, str, str], ...] = (
         "{sql}",
         "One cluster of three nodes; every failed attempt counted once, although each was reported"
         " again with every scrape.",
+    ),
+    (
+        "failures-by-job",
+        "SELECT job_id, submission_id, task, reason, failed_attempts, failed_tasks,"
+        " left(example, 40) AS example FROM ({sql})",
+        "Whose job failed and why, from Ray's own events: attempts and tasks are not the same, for"
+        " native_crash and transform were tried again.",
     ),
     (
         "task-failures",
@@ -55,9 +64,16 @@ _ACTS: tuple[tuple[str, str, str], ...] = (
         " released.",
     ),
     (
+        "node-losses",
+        "SELECT lost_at, node[:8] AS node, address, reason, message, back_at, away_seconds"
+        " FROM ({sql})",
+        "The node that was killed, found within seconds, and when another took its place.",
+    ),
+    (
         "scrape-health",
-        "{sql}",
-        "The node that died: one endpoint was silent for two minutes while the others went on.",
+        "SELECT node, scrapes, longest_gap_seconds, gaps, last_seen FROM ({sql})",
+        "The same loss as the scrapes show it: one endpoint was silent for two minutes while the"
+        " others went on.",
     ),
     (
         "node-cpu",
@@ -75,35 +91,44 @@ _ACTS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def recording_directory() -> Path:
-    """The recorded cluster: inside the installed package, or with the tests in a checkout."""
+def recording_directories() -> list[Path]:
+    """The recordings: inside the installed package, or with the tests in a checkout."""
     package = Path(__file__).parent
-    installed = package / "_shipped" / "recordings" / "cluster"
-    if installed.is_dir():
-        return installed
-    return package.parent.parent / "tests" / "recordings" / "cluster"
+    installed = package / "_shipped" / "recordings"
+    top = installed if installed.is_dir() else package.parent.parent / "tests" / "recordings"
+    return [top / "cluster", top / "events"]
 
 
 def request_count() -> int:
-    """How many requests the demo posts."""
-    return len(replay.load(recording_directory()).requests)
+    """How many requests the larger part of the demo posts."""
+    return max(len(one.requests) for one in _recordings())
+
+
+def _recordings() -> list[Recording]:
+    return [replay.load(directory) for directory in recording_directories()]
 
 
 def run(progress: Callable[[int], None]) -> Iterator[str]:
     """Do it all; yields what to print once the data is in."""
-    recording = replay.load(recording_directory())
+    recordings = _recordings()
     with tempfile.TemporaryDirectory(prefix="rayotel-demo-") as directory:
         started = time.monotonic()
+        # what was recorded together is moved together
+        shift = replay.shift_to_now(recordings[-1])
         with _server(Path(directory)) as url:
-            shift = replay.shift_to_now(recording)
-            outcome = replay.post(recording, url, speed=None, shift_nano=shift, progress=progress)
-        posted = sum(outcome.answers.values())
+            posted = [_post(one, url, shift, progress) for one in recordings]
         yield (
-            f"{posted} requests of Fluent Bit replayed and stored as Parquet in"
-            f" {time.monotonic() - started:.1f} s."
+            f"{posted[0]} requests of Fluent Bit and {posted[1]} of Ray replayed and stored as"
+            f" Parquet in {time.monotonic() - started:.1f} s."
         )
         yield from _answers(Path(directory) / "lake")
     yield _what_next()
+
+
+def _post(recording: Recording, url: str, shift: int, progress: Callable[[int], None]) -> int:
+    """Replay one recording; how many requests that were. Progress begins anew with each."""
+    outcome = replay.post(recording, url, speed=None, shift_nano=shift, progress=progress)
+    return sum(outcome.answers.values())
 
 
 def _answers(lake: Path) -> Iterator[str]:
@@ -124,7 +149,8 @@ What next:
   rayotel serve                            receive on 127.0.0.1:8000, store in ./rayotel-data
   fluent-bit -c fluent-bit/fluent-bit.yaml scrape your Ray cluster (set your targets in it first)
   rayotel queries                          all shipped questions
-  rayotel query --name node-cpu --since 1h ask one"""
+  rayotel query --name node-cpu --since 1h ask one
+  rayotel views                            what else SQL can ask of Ray"""
 
 
 @contextlib.contextmanager

@@ -25,7 +25,6 @@ from rayotel.errors import UsageError
 from rayotel.lake.layout import is_stream_name
 from rayotel.lake.schema import EVENTS, METRICS
 from rayotel.model import NANOSECONDS_PER_SECOND, TimeRange
-from rayotel.query import knowledge
 
 METRICS_STREAM = "raymetrics"
 EVENTS_STREAM = "rayevents"
@@ -82,6 +81,8 @@ class Definition:
     def statement(self, streams: Streams) -> str:
         """The SQL that makes it, over these streams."""
         if self.name == _METRICS.name:
+            from rayotel.query import knowledge  # takes a while, and few questions need it
+
             return knowledge.as_view()
         return streams.put_into(self.sql)
 
