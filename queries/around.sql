@@ -27,6 +27,10 @@ spans AS (
          begins + $window::INTERVAL AS ends
   FROM ends
 ),
+totals AS (  -- what only ever rises, whatever type Ray gives it
+  SELECT metric_name AS rising, label, label_value FROM ray_metrics
+  WHERE kind IN ('counter', 'cumulative_gauge', 'owner_gauge')
+),
 moments AS (  -- joined by equality: so the scan of everything else knows what to skip
   SELECT DISTINCT time_unix_nano, time_unix_nano >= begins AS is_after FROM raymetrics, spans
   WHERE time_unix_nano >= begins_before AND time_unix_nano < ends
@@ -40,22 +44,12 @@ samples AS (
                    nullif(metric_Location, ''), nullif(metric_label_Type, ''),
                    nullif(metric_Reason, ''), nullif(metric_NodeType, '')) AS labels,
          is_after,
-         -- what only ever rises, whatever type Ray gives it
-         coalesce(is_monotonic, false) OR ends_with(metric_name, '_total')
-           OR metric_name = 'ray_tasks' AND metric_State IN ('FINISHED', 'FAILED')
-           OR metric_name = 'ray_spill_manager_objects_bytes'
-              AND metric_State IN ('Spilled', 'Restored')
-           OR metric_name IN (
-             'ray_node_network_sent', 'ray_node_network_received', 'ray_node_disk_io_read',
-             'ray_node_disk_io_write', 'ray_node_disk_io_read_count',
-             'ray_node_disk_io_write_count', 'ray_object_manager_bytes',
-             'ray_object_manager_received_chunks', 'ray_internal_num_spilled_tasks',
-             'ray_internal_num_processes_started',
-             'ray_internal_num_processes_started_from_cache',
-             'ray_internal_num_processes_skipped_job_mismatch',
-             'ray_internal_num_processes_skipped_runtime_environment_mismatch',
-             'ray_gcs_task_manager_task_events_dropped') AS is_total
+         coalesce(is_monotonic, false) OR rising IS NOT NULL AS is_total
   FROM raymetrics JOIN moments USING (time_unix_nano)
+  LEFT JOIN totals
+    ON rising = metric_name
+       AND (label IS NULL
+            OR label_value = if(label = 'State', metric_State, metric_label_Type))
   WHERE data_point_value IS NOT NULL
     AND (starts_with(metric_name, 'ray_') OR starts_with(metric_name, 'autoscaler_'))
     AND NOT starts_with(metric_name, 'ray_grpc_') AND NOT starts_with(metric_name, 'ray_operation_')

@@ -28,7 +28,7 @@ from rayotel.errors import UsageError
 from rayotel.lake.schema import EVENT_COLUMNS, METRIC_TYPES
 from rayotel.lake.storage import Storage, open_storage
 from rayotel.model import TimeRange
-from rayotel.query import definitions, views
+from rayotel.query import definitions, knowledge, shipped, views
 from rayotel.query.definitions import Definition, Streams
 from rayotel.query.session import Session
 from test_query_session import write
@@ -393,3 +393,38 @@ def test_events_of_unexpected_shape_break_no_view(tmp_path: Path) -> None:
         if not definition.is_macro:
             asked(storage, whole(definition))
     assert asked(storage, "SELECT session FROM ray_sessions") == [{"session": "s"}]
+
+
+# -- what is known of metrics ----------------------------------------------------------------------
+
+RISING = {"counter", "cumulative_gauge"}
+
+
+def kinds_of(metric: str) -> set[str]:
+    """The kinds that series of a metric have."""
+    known = knowledge.find(metric)
+    return set(known.kinds.values()) or {known.kind}
+
+
+def test_rules_follow_what_is_known_of_a_metric() -> None:
+    """Increases are taken of what rises, the owners' rule of what owners count, and of all that."""
+    texts = {one.name: one.sql for one in (*ALL.values(), *shipped.all_queries())}
+    used: dict[str, set[str]] = {}
+    for text in texts.values():
+        for macro, metric in re.findall(r"(metric_\w+|histogram_\w+)\('raymetrics', '(\w+)'", text):
+            used.setdefault(macro, set()).add(metric)
+    assert all(kinds_of(metric) & RISING for metric in used["metric_increase"])
+    assert all("histogram" in kinds_of(metric) for metric in used.get("histogram_increase", ()))
+    owned = {one.name for one in knowledge.all_metrics() if "owner_gauge" in kinds_of(one.name)}
+    assert owned == {"ray_tasks"}  # as in ray_task_ends
+    assert knowledge.find("ray_tasks").kinds["FAILED"] == "owner_gauge"
+    assert "broken" not in set().union(
+        *(kinds_of(name) for text in texts.values() for name in re.findall(r"= '(ray_\w+)'", text)
+          if name not in ALL)
+    )  # fmt: skip
+
+
+def test_kinds_depend_on_labels_that_questions_look_at() -> None:
+    """`around` asks State and Type; another label would be passed over in silence."""
+    totals = [one for one in knowledge.all_metrics() if RISING & set(one.kinds.values())]
+    assert {one.label for one in totals} <= {"State", "Type"}
