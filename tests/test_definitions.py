@@ -407,7 +407,7 @@ def kinds_of(metric: str) -> set[str]:
 
 
 def test_rules_follow_what_is_known_of_a_metric() -> None:
-    """Increases are of what rises, the owners' rule is for ray_tasks alone, nothing broken is used."""
+    """Increases are of what rises, the owners' rule of ray_tasks alone, and of nothing broken."""
     texts = [one.sql for one in ALL.values()] + [one.sql for one in shipped.all_queries()]
     used: dict[str, set[str]] = {}
     for text in texts:
