@@ -200,6 +200,9 @@ class Server:
     def post(self, bodies: Iterable[bytes], kind: str) -> None:
         """Post one after another; each must be taken whole. Raises RayotelError."""
         path = self.path_for(kind)
+        if self._connection is not None:  # servers hang up while the others have their turns
+            self._connection.close()
+            self._connection = None
         for body in bodies:
             status, answer = self.request("POST", path, body, kind)
             if status not in (200, 204) or (answer and not self.is_whole(answer)):
