@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,15 @@ def test_images_have_versions_and_ports_stay_on_loopback(name: str) -> None:
     assert not image.endswith(":latest")
     for port in SERVICES[name].get("ports", ()):
         assert port.startswith("127.0.0.1:")
+
+
+def test_the_image_is_built_from_all_that_the_package_needs() -> None:
+    """What pyproject.toml puts into the package is not kept from Docker."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {*wheel["packages"], *wheel["force-include"], project["project"]["readme"]}
+    allowed = set(re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text("utf-8"), re.MULTILINE))
+    assert all(any(f"{one}/".startswith(f"{path}/") for path in allowed) for one in needed)
 
 
 def test_every_variable_without_a_default_is_in_the_example() -> None:
