@@ -1,5 +1,5 @@
 -- question: Which clusters were there, when, how big, how busy, and how much failed?
--- note: A session is one life of a cluster, from `ray start` to `ray stop`; its id changes with every restart.
+-- note: A session is one life of a cluster, from `ray start` to `ray stop`; its id changes with every restart, so the published query, which takes the session for the cluster, shows a new cluster after each, and its nodes are one, for Ray's node metrics have no NodeAddress.
 -- column: cluster_id: label or X-P-Cluster-Id header, else what another metric of the node or session says
 -- column: session: Ray's name of this life of the cluster
 -- column: nodes: nodes that reported their CPUs
