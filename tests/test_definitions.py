@@ -102,6 +102,20 @@ def test_examples_run_and_views_have_their_columns(
             assert columns == documented
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ray_nodes", "ray_task_failures", "ray_task_states", "ray_actors"),
+        *("ray_object_store", "ray_jobs", "ray_sessions", "ray_series_health"),
+    ],
+)
+def test_views_of_ray_share_their_keys(name: str) -> None:
+    """So that they can be joined and put one under the other."""
+    columns = [column for column, _ in ALL[name].columns]
+    assert columns[0] == "time"
+    assert {"cluster_id", "session", "node", "instance"} <= set(columns)
+
+
 def test_labels_that_definitions_name_are_always_there() -> None:
     """A stream that never saw a label has it, null."""
     known = {name.lower() for name in (*views.RAY_LABELS, *METRIC_TYPES)}

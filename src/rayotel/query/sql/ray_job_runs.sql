@@ -6,6 +6,7 @@
 -- column: job_id: 8 hex digits; null for a submission whose driver never connected
 -- column: submission_id: of a job that was submitted
 -- column: entrypoint: command of the driver
+-- column: driver_node_id: node where it runs
 -- column: began: when it was created
 -- column: ended: when it was over; null while it runs
 -- column: run_seconds: from began to ended
@@ -39,7 +40,8 @@ steps AS (
 ),
 drivers AS (
   SELECT session, job_id, max(cluster_id) AS cluster_id, max(submission_id) AS submission_id,
-         max(event->>'$.entrypoint') AS entrypoint, min(time_unix_nano) AS told_at
+         max(event->>'$.entrypoint') AS entrypoint,
+         max(event->>'$.driverNodeId') AS driver_node_id, min(time_unix_nano) AS told_at
   FROM told WHERE NOT is_submission GROUP BY ALL
 ),
 driver_steps AS (
@@ -76,6 +78,7 @@ SELECT coalesce(s.began, d.began, s.told_at, d.told_at) AS time,
        d.job_id,
        coalesce(d.submission_id, s.submission_id) AS submission_id,
        coalesce(s.entrypoint, d.entrypoint) AS entrypoint,
+       nullif(d.driver_node_id, '') AS driver_node_id,
        coalesce(s.began, d.began) AS began,
        coalesce(s.ended, d.ended) AS ended,
        epoch(coalesce(s.ended, d.ended) - coalesce(s.began, d.began)) AS run_seconds,

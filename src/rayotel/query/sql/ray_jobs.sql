@@ -3,6 +3,8 @@
 -- column: time: when it began, UTC
 -- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
+-- column: node: id of the node where its driver runs; null from metrics
+-- column: instance: always null
 -- column: job_id: 8 hex digits
 -- column: submission_id: of a job that was submitted; null from metrics
 -- column: entrypoint: command of the driver; null from metrics
@@ -26,7 +28,8 @@ WITH aged AS (
   GROUP BY ALL
 )
 SELECT began AS time, coalesce(nullif(cluster_key, ''), t.cluster_id) AS cluster_id,
-       nullif(session_key, '') AS session, job_id,
+       nullif(session_key, '') AS session, NULL::VARCHAR AS node, NULL::VARCHAR AS instance,
+       job_id,
        NULL::VARCHAR AS submission_id, NULL::VARCHAR AS entrypoint, began,
        if(t.last_seen - a.last_seen > INTERVAL 45 SECONDS, a.last_seen, NULL) AS ended,
        epoch(a.last_seen - began) AS run_seconds,
@@ -35,6 +38,6 @@ SELECT began AS time, coalesce(nullif(cluster_key, ''), t.cluster_id) AS cluster
 FROM aged AS a LEFT JOIN ray_targets AS t USING (session_key, instance_key)
 WHERE session_key NOT IN (SELECT session FROM ray_job_runs WHERE session IS NOT NULL)
 UNION ALL BY NAME
-SELECT time, cluster_id, session, job_id, submission_id, entrypoint, began, ended, run_seconds,
+SELECT time, cluster_id, session, driver_node_id AS node, NULL::VARCHAR AS instance, job_id, submission_id, entrypoint, began, ended, run_seconds,
        status, message, is_internal, 'events' AS source
 FROM ray_job_runs;

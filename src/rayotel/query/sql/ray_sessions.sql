@@ -2,6 +2,8 @@
 -- column: time: first sample or event, UTC
 -- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
+-- column: node: always null: it is of the whole cluster
+-- column: instance: always null
 -- column: first_seen: first sample or event in the time range
 -- column: last_seen: last sample or event
 -- column: nodes: nodes that were there at some time
@@ -44,6 +46,7 @@ jobs AS (
 SELECT least(s.first_seen, e.first_seen) AS time,
        coalesce(s.cluster_id, e.cluster_id) AS cluster_id,
        coalesce(s.session, e.session) AS session,
+       NULL::VARCHAR AS node, NULL::VARCHAR AS instance,
        least(s.first_seen, e.first_seen) AS first_seen,
        greatest(s.last_seen, e.last_seen) AS last_seen,
        coalesce(n.nodes, e.nodes, 0) AS nodes,

@@ -3,6 +3,8 @@
 -- column: time: start of the minute, UTC
 -- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
+-- column: node: always null: it is of the whole cluster
+-- column: instance: always null
 -- column: task: name of the task or actor method
 -- column: state: Ray's word
 -- column: phase: running or waiting
@@ -13,6 +15,7 @@ CREATE VIEW ray_task_states AS
 SELECT minute AS time,
        coalesce(nullif(cluster_key, ''), cluster_id) AS cluster_id,
        nullif(session_key, '') AS session,
+       NULL::VARCHAR AS node, NULL::VARCHAR AS instance,
        task, state,
        if(starts_with(state, 'RUNNING'), 'running', 'waiting') AS phase,
        CASE
