@@ -330,6 +330,7 @@ class VictoriaMetrics(Peer):
         return [
             str(self._program), f"-httpListenAddr={address}", "-loggerLevel=WARN",
             f"-storageDataPath={self.directory}", "-retentionPeriod=100y",
+            "-http.idleConnTimeout=1h",
             "-search.maxQueryDuration=10m", "-search.maxUniqueTimeseries=10000000",
         ]  # fmt: skip
 
@@ -376,7 +377,7 @@ class Prometheus(Peer):
             "--web.enable-admin-api", f"--storage.tsdb.path={self.directory}",
             f"--storage.tsdb.min-block-duration={ONE_BLOCK}",
             f"--storage.tsdb.max-block-duration={ONE_BLOCK}",
-            "--storage.tsdb.retention.time=100y",
+            "--storage.tsdb.retention.time=100y", "--web.read-timeout=1h",
             "--query.max-samples=2000000000", "--query.timeout=10m",
         ]  # fmt: skip
 
