@@ -79,8 +79,7 @@ counted AS (  -- running totals; a metric's first sample in its target's first s
       FROM ray_samples
       WHERE metric_name = 'ray_spill_manager_objects_bytes' AND metric_State = 'Spilled'
          OR metric_name = 'ray_tasks' AND metric_State = 'FINISHED'
-            AND metric_label_Name NOT LIKE 'JobSupervisor.%'
-            AND metric_label_Name NOT LIKE '\_ray\_internal%' ESCAPE '\'
+            AND NOT ray_is_internal(metric_label_Name)
     )
     LEFT JOIN ray_targets AS t USING (session_key, instance_key)
   )

@@ -15,7 +15,7 @@
 -- column: object_store_peak_pct: highest fullness
 WITH minutes AS (  -- as in ray_nodes and ray_object_store, which read much more
   SELECT minute, instance_key, session_key, cluster_key,
-         coalesce(nullif(instance_key, ''), nullif(address_key, '')) AS node,
+         ray_node(instance_key, address_key) AS node,
          max(data_point_value) FILTER (metric_name = 'ray_node_cpu_count') AS cores,
          avg(data_point_value) FILTER (metric_name = 'ray_node_cpu_utilization') AS cpu_pct,
          max(data_point_value) FILTER (metric_name = 'ray_node_cpu_utilization') AS cpu_pct_max,

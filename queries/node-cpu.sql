@@ -8,7 +8,7 @@
 -- column: cores: CPUs of the node
 SELECT minute,
        coalesce(nullif(cluster_key, ''), t.cluster_id) AS cluster_id,
-       coalesce(nullif(instance_key, ''), nullif(address_key, '')) AS node,
+       ray_node(instance_key, address_key) AS node,
        avg_cpu, max_cpu, cores
 FROM (  -- as in ray_nodes, which reads much more
   SELECT minute, instance_key, session_key, address_key, cluster_key,

@@ -10,7 +10,7 @@
 -- column: written_bytes_per_second: mean of the minute
 SELECT minute,
        coalesce(nullif(cluster_key, ''), t.cluster_id) AS cluster_id,
-       coalesce(nullif(instance_key, ''), nullif(address_key, '')) AS node,
+       ray_node(instance_key, address_key) AS node,
        used_bytes, used_pct, read_bytes_per_second, written_bytes_per_second
 FROM (  -- as in ray_nodes, which reads much more
   SELECT minute, instance_key, session_key, address_key, cluster_key,

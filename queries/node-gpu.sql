@@ -9,7 +9,7 @@
 -- column: memory_used_pct: share of what they have together, 0 to 100
 SELECT minute,
        coalesce(nullif(cluster_key, ''), t.cluster_id) AS cluster_id,
-       coalesce(nullif(instance_key, ''), nullif(address_key, '')) AS node,
+       ray_node(instance_key, address_key) AS node,
        gpus, used_pct,
        gpus * 1048576 * memory_used AS memory_used_bytes,
        100 * memory_used / nullif(memory_used + memory_free, 0) AS memory_used_pct

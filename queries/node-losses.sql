@@ -95,7 +95,7 @@ lost AS (
   FROM declared
   UNION ALL
   SELECT lost_at, coalesce(nullif(cluster_key, ''), t.cluster_id),
-         coalesce(nullif(instance_key, ''), nullif(address_key, '')), nullif(address_key, ''),
+         ray_node(instance_key, address_key), nullif(address_key, ''),
          NULL, NULL, NULL, back_at, 'metrics'
   FROM silences LEFT JOIN ray_targets AS t USING (session_key, instance_key)
   UNION ALL

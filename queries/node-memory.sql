@@ -8,7 +8,7 @@
 -- column: used_pct: highest share in use within the minute, 0 to 100
 SELECT minute,
        coalesce(nullif(cluster_key, ''), t.cluster_id) AS cluster_id,
-       coalesce(nullif(instance_key, ''), nullif(address_key, '')) AS node,
+       ray_node(instance_key, address_key) AS node,
        used_bytes, total_bytes, 100 * used_bytes / nullif(total_bytes, 0) AS used_pct
 FROM (  -- as in ray_nodes, which reads much more
   SELECT minute, instance_key, session_key, address_key, cluster_key,

@@ -16,7 +16,7 @@ WITH told AS (
   SELECT time, cluster_id, session, 'tasks' AS told_by, task, reason AS waits_for, state, tasks
   FROM ray_task_states
   WHERE phase = 'waiting'
-    AND task NOT LIKE 'JobSupervisor.%' AND task NOT LIKE '\_ray\_internal%' ESCAPE '\'
+    AND NOT ray_is_internal(task)
   UNION ALL
   SELECT minute, coalesce(nullif(cluster_key, ''), t.cluster_id), nullif(session_key, ''),
          'scheduler', NULL,

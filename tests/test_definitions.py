@@ -130,7 +130,7 @@ def test_only_what_is_mentioned_is_made() -> None:
     """And what that needs, before it."""
     assert definitions.needed("SELECT 1") == []
     names = [one.name for one in definitions.needed("FROM RAY_NODES")]
-    assert names == ["ray_samples", "ray_targets", "ray_nodes"]
+    assert names == ["ray_node", "ray_node_from", "ray_samples", "ray_targets", "ray_nodes"]
     assert {one.name for one in definitions.needed(None)} == set(ALL)
 
 

@@ -136,7 +136,7 @@ def query(
     reads = Streams(settings.metrics_stream, settings.events_stream)
     if name is not None:
         text = reads.put_into(text)
-    storage, limits, range_, cache = open_lake(lake, since, from_, to)
+    storage, limits, range_, cache = open_lake(settings, since, from_, to)
     with ask(
         storage, range_, limits, text, parameters, unlocked=unlocked, cache=cache, reads=reads
     ) as result:
@@ -198,7 +198,7 @@ def streams(
 
     if schema and name is None:
         raise UsageError("--schema needs the name of a stream")
-    storage, limits, range_, cache = open_lake(lake, since, from_, to)
+    storage, limits, range_, cache = open_lake(config.load(lake), since, from_, to)
     if schema and name is not None:
         names = ("column", "type", "holds")
         found = overview.columns(storage, name, range_, limits, cache=cache)
@@ -244,7 +244,7 @@ def metrics(
     """
     from rayotel.query import metrics as metering
 
-    storage, limits, asked, cache = open_lake(lake, since, from_, to)
+    storage, limits, asked, cache = open_lake(config.load(lake), since, from_, to)
     range_ = metering.bounded(storage, stream, asked)
     there = metering.Lake(storage, stream, range_, limits, cache)
     if name is not None:

@@ -10,13 +10,12 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rayotel import config
 from rayotel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,14 +85,13 @@ def storage_of(settings: Settings, *, longest_wait_seconds: float = float("inf")
 
 
 def open_lake(
-    lake: Mapping[str, Any], since: str | None, from_: str | None, to: str | None
+    settings: Settings, since: str | None, from_: str | None, to: str | None
 ) -> tuple[Storage, Limits, TimeRange, Cache | None]:
     """Storage, bounds of a query, the time range that was asked for, and what is kept of lakes."""
     from rayotel.lake.cache import Cache
     from rayotel.query.session import Limits
     from rayotel.query.timerange import time_range
 
-    settings = config.load(lake)
     storage = storage_of(settings, longest_wait_seconds=settings.query_timeout_seconds)
     limits = Limits(
         settings.query_memory_bytes, settings.query_threads, settings.query_timeout_seconds

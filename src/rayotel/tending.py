@@ -120,7 +120,7 @@ def verify(
     """
     from rayotel.lake import catalog, verification
 
-    storage, _, range_, _ = open_lake(lake, since, from_, to)
+    storage, _, range_, _ = open_lake(config.load(lake), since, from_, to)
     streams = catalog.streams(storage)
     if name is not None:
         if name not in streams:

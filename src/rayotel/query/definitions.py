@@ -51,6 +51,11 @@ class Streams:
         if self.metrics == self.events:
             raise UsageError("settings 'metrics_stream' and 'events_stream' are the same stream")
 
+    @property
+    def by_default(self) -> dict[str, str]:
+        """Each of them by the name that definitions and questions have for it."""
+        return {METRICS_STREAM: self.metrics, EVENTS_STREAM: self.events}
+
     def signal(self, stream: str) -> str:
         """What one of these streams holds."""
         return EVENTS if stream == self.events else METRICS
@@ -59,7 +64,7 @@ class Streams:
         """SQL that names the default streams, with these instead."""
         if self == Streams():
             return sql
-        names = {METRICS_STREAM: self.metrics, EVENTS_STREAM: self.events}
+        names = self.by_default
         return _QUOTED_STREAM.sub(
             lambda found: found[1] + names[found[2]] if found[1] else f'"{names[found[2]]}"', sql
         )
@@ -151,7 +156,7 @@ def needed(sql: str | None) -> list[Definition]:
 
 def mentioned_streams(wanted: list[Definition], streams: Streams, sql: str | None) -> set[str]:
     """The streams that definitions are about, or that SQL names beside them."""
-    names = {METRICS_STREAM: streams.metrics, EVENTS_STREAM: streams.events}
+    names = streams.by_default
     found = {names[one] for definition in wanted for one in _STREAM.findall(definition.sql)}
     beside = {name for name in names.values() if wanted and name in (sql or "")}
     return found | beside

@@ -20,8 +20,7 @@ RAY_LABELS = (
     "metric_ObjectState", "metric_Location", "metric_label_Name", "metric_label_Type",
     "metric_IsRetry", "metric_Source", "metric_Component", "metric_Reason", "metric_IsHeadNode",
     "metric_RayNodeType", "metric_ip", "metric_instance", "metric_job", "metric_cluster_id",
-    "metric_GpuIndex", "metric_Method", "metric_Operation", "metric_endpoint", "metric_pid",
-    "metric_resource", "metric_NodeType", "cluster_id",
+    "metric_GpuIndex", "metric_Method", "metric_NodeType", "cluster_id",
 )  # fmt: skip
 _SQL_TYPES: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
     (pa.types.is_timestamp, "TIMESTAMPTZ"),

@@ -32,11 +32,5 @@ FROM (
   WHERE metric_name = metric AND data_point_bucket_counts IS NOT NULL
   WINDOW one_series AS (PARTITION BY series_id ORDER BY time_unix_nano)
 )
-LEFT JOIN (  -- since when each target is scraped
-  SELECT metric_instance AS target, min(time_unix_nano) AS watched_since
-  FROM query_table(stream || ' past')
-  WHERE metric_name IN (metric, 'target_info', 'ray_node_cpu_count', 'autoscaler_active_nodes',
-                        'ray_dashboard_event_loop_lag_seconds')
-  GROUP BY ALL
-) ON target IS NOT DISTINCT FROM metric_instance
+LEFT JOIN metric_watched(stream, metric) ON target IS NOT DISTINCT FROM metric_instance
 WHERE time_unix_nano >= range_begins();

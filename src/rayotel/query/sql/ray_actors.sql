@@ -16,13 +16,13 @@ CREATE VIEW ray_actors AS
 SELECT minute AS time,
        coalesce(nullif(cluster_key, ''), cluster_id) AS cluster_id,
        nullif(session_key, '') AS session,
-       coalesce(nullif(instance_key, ''), nullif(address_key, '')) AS node,
-       CASE WHEN instance_key <> '' THEN 'instance' WHEN address_key <> '' THEN 'address' END
-         AS node_from,
+       ray_node(instance_key, address_key) AS node,
+       ray_node_from(instance_key, address_key) AS node_from,
        nullif(instance_key, '') AS instance,
        source, actor, job_id, state, sum(last) AS actors
 FROM (
-  SELECT minute, instance_key, session_key, address_key, cluster_key, series_id, metric_Source AS source,
+  SELECT minute, instance_key, session_key, address_key, cluster_key, series_id,
+         metric_Source AS source,
          metric_label_Name AS actor, nullif(metric_JobId, '') AS job_id, metric_State AS state,
          arg_max(data_point_value, time_unix_nano) AS last
   FROM ray_samples

@@ -38,6 +38,7 @@ SELECT began AS time, coalesce(nullif(cluster_key, ''), t.cluster_id) AS cluster
 FROM aged AS a LEFT JOIN ray_targets AS t USING (session_key, instance_key)
 WHERE session_key NOT IN (SELECT session FROM ray_job_runs WHERE session IS NOT NULL)
 UNION ALL BY NAME
-SELECT time, cluster_id, session, driver_node_id AS node, NULL::VARCHAR AS instance, job_id, submission_id, entrypoint, began, ended, run_seconds,
-       status, message, is_internal, 'events' AS source
+SELECT time, cluster_id, session, driver_node_id AS node, NULL::VARCHAR AS instance,
+       job_id, submission_id, entrypoint, began, ended, run_seconds, status,
+       message, is_internal, 'events' AS source
 FROM ray_job_runs;

@@ -29,9 +29,8 @@ CREATE VIEW ray_nodes AS
 SELECT minute AS time,
        coalesce(nullif(cluster_key, ''), cluster_id) AS cluster_id,
        nullif(session_key, '') AS session,
-       coalesce(nullif(instance_key, ''), nullif(address_key, '')) AS node,
-       CASE WHEN instance_key <> '' THEN 'instance' WHEN address_key <> '' THEN 'address' END
-         AS node_from,
+       ray_node(instance_key, address_key) AS node,
+       ray_node_from(instance_key, address_key) AS node_from,
        nullif(instance_key, '') AS instance,
        is_head, cpu_pct, cpu_pct_max, cores,
        memory_used_bytes, memory_total_bytes,

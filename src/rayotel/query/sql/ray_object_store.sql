@@ -15,7 +15,8 @@
 -- column: restored_bytes: read back in this minute
 -- example: SELECT time, node, used_pct FROM ray_object_store WHERE used_pct > 90 ORDER BY time
 CREATE VIEW ray_object_store AS
-SELECT u.*, coalesce(spilled_bytes, 0) AS spilled_bytes, coalesce(restored_bytes, 0) AS restored_bytes
+SELECT u.*, coalesce(spilled_bytes, 0) AS spilled_bytes,
+       coalesce(restored_bytes, 0) AS restored_bytes
 FROM ray_object_store_use AS u
 LEFT JOIN (
   SELECT minute, session, node,

@@ -50,9 +50,8 @@ targets AS (
 SELECT s.last_seen AS time,
        coalesce(s.cluster_key, t.cluster_id) AS cluster_id,
        nullif(session_key, '') AS session,
-       coalesce(nullif(instance_key, ''), nullif(address_key, '')) AS node,
-       CASE WHEN instance_key <> '' THEN 'instance' WHEN address_key <> '' THEN 'address' END
-         AS node_from,
+       ray_node(instance_key, address_key) AS node,
+       ray_node_from(instance_key, address_key) AS node_from,
        nullif(instance_key, '') AS instance,
        s.scrapes, s.first_seen, s.last_seen, typical_seconds, longest_gap_seconds, gaps,
        epoch(max(s.last_seen) OVER (PARTITION BY session_key) - s.last_seen) AS silent_seconds,

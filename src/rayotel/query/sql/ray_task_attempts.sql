@@ -78,7 +78,7 @@ SELECT a.time,
        epoch(a.ended - a.started) AS run_seconds,
        a.state, a.error_type, nullif(a.error_message, '') AS error_message,
        a.attempt > 0 AS is_retry,
-       coalesce(a.task LIKE 'JobSupervisor.%' OR a.task LIKE '\_ray\_internal%' ESCAPE '\', false)
+       coalesce(ray_is_internal(a.task), false)
          AS is_internal
 FROM named AS a
 LEFT JOIN ray_session_clusters AS c ON c.session = a.session;

@@ -40,8 +40,7 @@ totals AS (
   FROM "raymetrics past"
   WHERE metric_name = 'ray_tasks' AND metric_State IN ('FINISHED', 'FAILED')
     AND data_point_value BETWEEN 0 AND 1e15
-    AND metric_label_Name NOT LIKE 'JobSupervisor.%'
-    AND metric_label_Name NOT LIKE '\_ray\_internal%' ESCAPE '\'
+    AND NOT ray_is_internal(metric_label_Name)
   -- the state is of the series; named here, so that a question for one state reads that alone
   WINDOW one_series AS (PARTITION BY series_id, metric_State ORDER BY time_unix_nano)
 ),
@@ -64,9 +63,8 @@ counted AS (
 SELECT date_trunc('minute', moment) AS time,
        coalesce(nullif(cluster_key, ''), cluster_id) AS cluster_id,
        nullif(session_key, '') AS session,
-       coalesce(nullif(instance_key, ''), nullif(address_key, '')) AS node,
-       CASE WHEN instance_key <> '' THEN 'instance' WHEN address_key <> '' THEN 'address' END
-         AS node_from,
+       ray_node(instance_key, address_key) AS node,
+       ray_node_from(instance_key, address_key) AS node_from,
        nullif(instance_key, '') AS instance,
        task, state, coalesce(is_retry, false) AS is_retry, sum(new_attempts)::BIGINT AS attempts
 FROM counted
