@@ -25,13 +25,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import load
 from harness import LIMITS, RECORDING, Server
 from rayotel import replay
-from rayotel.ingest.decoding import PROTOBUF, Decoder
-from rayotel.ingest.wal import Record
-from rayotel.lake import parts, rows
-from rayotel.lake.rows import LabelColumns
-from rayotel.lake.storage import Storage, open_storage
-from rayotel.model import Arrival, MetricBatch, TimeRange
-from rayotel.query import shipped
+from rayotel.ingest.decode.decoder import PROTOBUF, Decoder
+from rayotel.lake import parts
+from rayotel.lake.rows import metrics as metric_rows
+from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
+from rayotel.model import Arrival, MetricBatch, Record, TimeRange
+from rayotel.query.ray import questions as shipped
 from rayotel.query.session import Session
 
 ROUNDS = 5
@@ -140,7 +141,7 @@ def write(batches: list[MetricBatch]) -> list[Row]:
     points = sum(batch.accepted_points for batch in batches)
 
     def tables(some: list[MetricBatch]) -> list[pa.Table]:
-        return list(rows.tables_by_hour(some, LabelColumns(512)).values())
+        return list(metric_rows.tables_by_hour(some, LabelColumns(512)).values())
 
     made = tables(batches)
     build = median_seconds(lambda: tables(batches))

@@ -27,13 +27,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from harness import LIMITS, RAYOTEL, RECORDING, environment
 from lakes import DECODER, RECEIVER
 from rayotel import replay
-from rayotel.ingest.decoding import PROTOBUF
-from rayotel.ingest.wal import Record
-from rayotel.lake import parts, rows
+from rayotel.ingest.decode.decoder import PROTOBUF
+from rayotel.lake import parts
 from rayotel.lake.layout import PartName
-from rayotel.lake.rows import LabelColumns
-from rayotel.lake.storage import open_storage
-from rayotel.model import NANOSECONDS_PER_HOUR, Arrival, TimeRange
+from rayotel.lake.rows import metrics as metric_rows
+from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.storage.opening import open_storage
+from rayotel.model import NANOSECONDS_PER_HOUR, Arrival, Record, TimeRange
 from rayotel.query.session import Session
 
 FIRST_HOUR = 490_000
@@ -51,7 +51,7 @@ def recorded_tables() -> list[pa.Table]:
     return [
         table
         for start in range(0, len(batches), REQUESTS_PER_PART)
-        for table in rows.tables_by_hour(
+        for table in metric_rows.tables_by_hour(
             batches[start : start + REQUESTS_PER_PART], labels
         ).values()
     ]

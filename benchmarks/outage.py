@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from fault_proxy import Fault, FaultProxy, Kind
 from harness import RECORDING, S3_KEY_ID, S3_SECRET, Server, ask, make_bucket, s3_server
 from rayotel import replay
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
 from rayotel.replay import RecordedRequest, Recording
 from receiver_answers import counted, rss_bytes
 

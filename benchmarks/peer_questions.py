@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peer_servers import Peer
-from rayotel.query import shipped
+from rayotel.query.ray import questions as shipped
 from rayotel.query.session import Session
 
 STEP_SECONDS = 60

@@ -53,7 +53,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from harness import RAYOTEL, RECORDING, environment
 from rayotel import replay
 from rayotel.errors import RayotelError
-from rayotel.lake.storage import open_storage
+from rayotel.lake.storage.opening import open_storage
 from rayotel.model import NANOSECONDS_PER_HOUR, NANOSECONDS_PER_SECOND, TimeRange
 from rayotel.query.session import Limits, Session
 

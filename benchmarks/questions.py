@@ -41,11 +41,12 @@ from lakes import RECEIVER
 from published import PUBLISHED
 from rayotel.lake import cache, catalog, parts
 from rayotel.lake.cache import Cache
-from rayotel.lake.compactor import Compactor, Schedule
 from rayotel.lake.layout import PartName
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
+from rayotel.lake.upkeep.compactor import Compactor, Schedule
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
-from rayotel.query import shipped
+from rayotel.query.ray import questions as shipped
 from rayotel.query.session import ask
 
 WORKER = ":28181"

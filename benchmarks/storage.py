@@ -35,10 +35,10 @@ import pyarrow.parquet as pq
 
 from compaction import recorded_tables
 from rayotel.lake import parts
-from rayotel.lake.merge import merge
+from rayotel.lake.merge.metrics import merge
+from rayotel.lake.merge.series import TEXT
 from rayotel.lake.parts import Recipe
 from rayotel.lake.schema import TIMESTAMP
-from rayotel.lake.series import TEXT
 from rayotel.model import NANOSECONDS_PER_HOUR
 
 FIRST_HOUR = 490_000

@@ -19,7 +19,8 @@ from harness import (
     s3_server,
 )
 from rayotel import replay
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
 from rayotel.replay import Recording
 
 

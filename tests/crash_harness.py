@@ -42,7 +42,8 @@ from harness import (
 )
 from rayotel.errors import RayotelError
 from rayotel.lake.cache import Cache
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
 
 SCRIPT = Path(__file__).with_name("crashing_server.py")
 OLD_HOURS = [(490_000 + hour) * 3600 * 10**9 for hour in range(3)]

@@ -14,14 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rayotel.cli import main
-from rayotel.ingest import wal
-from rayotel.ingest.event_ids import StoredEvents
-from rayotel.ingest.journal import Journal
-from rayotel.ingest.seen import SeenRequests
-from rayotel.lake.compactor import Compactor
-from rayotel.lake.storage_directory import DirectoryStorage
-from rayotel.lake.storage_s3 import S3Storage
+from rayotel.cli.main import main
+from rayotel.ingest.wal import segments
+from rayotel.ingest.wal.journal import Journal
+from rayotel.ingest.wal.recent_events import StoredEvents
+from rayotel.ingest.wal.recent_requests import SeenRequests
+from rayotel.lake.storage.directory import DirectoryStorage
+from rayotel.lake.storage.s3 import S3Storage
+from rayotel.lake.upkeep.compactor import Compactor
 
 
 def die() -> None:
@@ -38,7 +38,7 @@ def half(descriptor: int, content: bytes) -> None:
 Target = tuple[object, str]
 STORAGES: tuple[object, ...] = (DirectoryStorage, S3Storage)
 BEFORE: dict[str, list[Target]] = {
-    "before the log is written": [(wal, "_write_all")],
+    "before the log is written": [(segments, "_write_all")],
     "before the log is synced": [(os, "fdatasync")],
     "before a part is written": [(one, "put") for one in STORAGES],
     "before a file is renamed": [(Path, "replace")],
@@ -49,7 +49,7 @@ BEFORE: dict[str, list[Target]] = {
 }
 AFTER: dict[str, list[Target]] = {
     "after the log is synced": [(os, "fdatasync")],
-    "after a segment is begun": [(wal.SegmentWriter, "__init__")],
+    "after a segment is begun": [(segments.SegmentWriter, "__init__")],
     "after a segment is sealed": [(Journal, "_seal_locked")],
     "after a part is written": [(one, "put") for one in STORAGES],
     "after digests are kept": [(SeenRequests, "persist")],
@@ -71,12 +71,12 @@ def arm(step: str, count: int) -> None:
         return left[0] == 0
 
     if step == TORN:
-        write = wal._write_all
+        write = segments._write_all
 
         def torn(descriptor: int, content: bytes) -> None:
             (half if reached() else write)(descriptor, content)
 
-        wal._write_all = torn
+        segments._write_all = torn
         return
     for owner, name in BEFORE.get(step, []) + AFTER.get(step, []):
         setattr(owner, name, _wrapped(getattr(owner, name), reached, before=step in BEFORE))

@@ -15,10 +15,10 @@ import click
 from click.testing import CliRunner
 
 from rayotel import config
-from rayotel.cli import cli
+from rayotel.cli.main import cli
 from rayotel.lake.schema import COLUMNS, EVENTS, METRICS
-from rayotel.query import definitions as query_definitions
-from rayotel.query import knowledge, shipped
+from rayotel.query.ray import definitions as query_definitions
+from rayotel.query.ray import metric_facts, questions
 from rayotel.query.views import empty_columns
 from rayotel.telemetry import Telemetry
 
@@ -55,7 +55,7 @@ def settings() -> str:
 def queries() -> str:
     """A table of the shipped questions."""
     lines = ["| name | question | columns |", "| --- | --- | --- |"]
-    for one in shipped.all_queries():
+    for one in questions.all_queries():
         lines.append(f"| `{one.name}` | {one.question} | {', '.join(one.columns)} |")
     return "\n".join(lines) + "\n"
 
@@ -84,13 +84,13 @@ def columns(signal: str = METRICS) -> str:
 def kinds() -> str:
     """A table of the kinds of metrics."""
     lines = ["| kind | means |", "| --- | --- |"]
-    lines += [f"| `{kind}` | {meaning} |" for kind, meaning in knowledge.KINDS.items()]
+    lines += [f"| `{kind}` | {meaning} |" for kind, meaning in metric_facts.KINDS.items()]
     return "\n".join(lines) + "\n"
 
 
 def ray_metrics() -> str:
     """What is known of every metric of Ray's, a table for each way of knowing it."""
-    found = knowledge.all_metrics()
+    found = metric_facts.all_metrics()
     measured = [one for one in found if one.source.startswith("measured")]
     others = [one for one in found if one not in measured]
     return (
@@ -99,7 +99,7 @@ def ray_metrics() -> str:
     )
 
 
-def _metrics_table(found: list[knowledge.Metric]) -> str:
+def _metrics_table(found: list[metric_facts.Metric]) -> str:
     lines = ["| metric | kind | unit | labels | what it is |", "| --- | --- | --- | --- | --- |"]
     for one in found:
         special = [f"{value} {kind}" for value, kind in one.kinds.items() if kind != "gauge"]

@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from rayotel.lake.cache import Cache
-from rayotel.lake.storage import Storage
+from rayotel.lake.storage.interface import Storage
 from rayotel.model import TimeRange
 from rayotel.query import session
 from rayotel.query.session import Limits

@@ -17,14 +17,16 @@ from typing import Any
 
 from harness import EVENTS_RECORDING, RECORDING
 from rayotel import replay
-from rayotel.ingest.decoding import JSON, PROTOBUF, Decoder
-from rayotel.ingest.wal import Record
-from rayotel.lake import event_rows, parts, rows
+from rayotel.ingest.decode.decoder import JSON, PROTOBUF, Decoder
+from rayotel.lake import parts
 from rayotel.lake.layout import PartName
-from rayotel.lake.rows import LabelColumns
-from rayotel.lake.storage import Storage, open_storage
-from rayotel.model import Arrival, EventBatch, MetricBatch, TimeRange
-from rayotel.query import shipped
+from rayotel.lake.rows import events as event_rows
+from rayotel.lake.rows import metrics as metric_rows
+from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
+from rayotel.model import Arrival, EventBatch, MetricBatch, Record, TimeRange
+from rayotel.query.ray import questions
 from rayotel.query.session import Limits, Session
 from rayotel.replay import RecordedRequest
 
@@ -65,7 +67,7 @@ def _metrics(requests: Iterable[RecordedRequest]) -> tuple[str, dict[int, Any]]:
     decoder = _decoder()
     records = (_record("metrics", "raymetrics", PROTOBUF, request) for request in requests)
     batches: list[MetricBatch] = [decoder.decode(record) for record in records]
-    return "raymetrics", rows.tables_by_hour(batches, LabelColumns(512))
+    return "raymetrics", metric_rows.tables_by_hour(batches, LabelColumns(512))
 
 
 def _events(requests: Iterable[RecordedRequest]) -> tuple[str, dict[int, Any]]:
@@ -77,7 +79,7 @@ def _events(requests: Iterable[RecordedRequest]) -> tuple[str, dict[int, Any]]:
     return "rayevents", tables
 
 
-def answer(storage: Storage, question: shipped.ShippedQuery) -> str:
+def answer(storage: Storage, question: questions.ShippedQuery) -> str:
     """The answer to a question with its own parameters as CSV; a null is nothing at all."""
     with Session(storage, TimeRange(), LIMITS, mentioned_in=question.sql) as session:
         result = session.run(question.sql, question.bind({}))
@@ -111,7 +113,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             storage = open_storage(directory)
             recorded_lake(storage, recordings)
-            for question in shipped.all_queries():
+            for question in questions.all_queries():
                 path = path_of(lake, question.name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(answer(storage, question), "utf-8")

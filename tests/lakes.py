@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from rayotel.ingest import ray_events
-from rayotel.ingest.decoding import JSON, PROTOBUF, Decoder
-from rayotel.ingest.wal import Record
-from rayotel.lake import event_rows, parts, rows
+from rayotel.ingest.decode import ray_events
+from rayotel.ingest.decode.decoder import JSON, PROTOBUF, Decoder
+from rayotel.lake import parts
 from rayotel.lake.layout import PartName
-from rayotel.lake.rows import LabelColumns
-from rayotel.lake.storage import Storage
-from rayotel.model import NANOSECONDS_PER_HOUR, Arrival
+from rayotel.lake.rows import events as event_rows
+from rayotel.lake.rows import metrics as metric_rows
+from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.storage.interface import Storage
+from rayotel.model import NANOSECONDS_PER_HOUR, Arrival, Record
 
 RECEIVER = "0123456789ab"
 OTHER = "ba9876543210"
@@ -31,7 +32,7 @@ def commit(
     arrival = Arrival("metrics", stream, PROTOBUF, "identity", received + number, "", "")
     batches = [DECODER.decode(Record(arrival, body)) for body in bodies]
     keys = []
-    for hour, table in rows.tables_by_hour(batches, LabelColumns(512)).items():
+    for hour, table in metric_rows.tables_by_hour(batches, LabelColumns(512)).items():
         name = PartName(stream, hour, receiver, number, number, 0)
         storage.put(name.key, parts.to_parquet(table, stream))
         keys.append(name.key)

@@ -25,13 +25,13 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
-from rayotel.ingest.decoding import Decoder
-from rayotel.ingest.drops import NO_DROPS, Drops
-from rayotel.ingest.wal import Record
+from rayotel.ingest.decode.decoder import Decoder
+from rayotel.ingest.decode.limits.drops import NO_DROPS, Drops
 from rayotel.lake import parts
-from rayotel.lake.rows import LabelColumns, tables_by_hour
+from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.rows.metrics import tables_by_hour
 from rayotel.lake.schema import METRIC_COLUMNS
-from rayotel.model import Arrival, MetricBatch
+from rayotel.model import Arrival, MetricBatch, Record
 
 FIXED = frozenset(column.name for column in METRIC_COLUMNS)
 OVERFLOW = "labels_overflow"

@@ -16,11 +16,12 @@ from rayotel.errors import LakeError, PartRemoved
 from rayotel.lake import cache as caching
 from rayotel.lake import catalog
 from rayotel.lake.cache import Cache
-from rayotel.lake.storage import Storage, StoredObject, open_storage
-from rayotel.lake.storage_directory import DirectoryStorage
-from rayotel.lake.storage_s3 import S3Storage
+from rayotel.lake.storage.directory import DirectoryStorage
+from rayotel.lake.storage.interface import Storage, StoredObject
+from rayotel.lake.storage.opening import open_storage
+from rayotel.lake.storage.s3 import S3Storage
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
-from rayotel.query import overview
+from rayotel.query import streams
 from rayotel.query.session import ask
 
 SQL = "SELECT count(*) AS n, sum(data_point_value) AS total FROM s"
@@ -108,7 +109,7 @@ def test_sql_that_names_no_stream_fetches_no_part(s3: tuple[str, Path], cache: C
 def test_streams_are_told_from_footers_alone(bucket: CountingS3, cache: Cache) -> None:
     """Rows, times and sizes need no part opened, nor does a range that holds parts whole."""
     for range_, rows in ((TimeRange(), 4), (hours(1, 3), 2)):
-        (found,) = overview.streams(bucket, range_, LIMITS, cache=cache)
+        (found,) = streams.streams(bucket, range_, LIMITS, cache=cache)
         assert (found.stream, found.rows, found.files) == ("s", rows, rows)
     assert bucket.whole == []
     assert len(bucket.ranges) == 4
@@ -122,7 +123,7 @@ def test_a_part_that_reaches_beyond_the_range_is_counted_row_by_row(
     commit(bucket, 9, gauge_request(1, 2, 3, time_unix_nano=moment))
     range_ = TimeRange(START, moment + 2)
     for kept in (cache, None):
-        (found,) = overview.streams(bucket, range_, LIMITS, cache=kept)
+        (found,) = streams.streams(bucket, range_, LIMITS, cache=kept)
         # questions compare in whole microseconds
         assert found.rows in (1, 3, 4)
         assert answer(bucket, kept, range_)[0] == found.rows
@@ -152,11 +153,11 @@ def test_a_part_that_was_written_anew_is_read_anew(tmp_path: Path, cache: Cache)
     """A repair keeps the key: what is kept belongs to the object with its size and time."""
     storage = open_storage(str(tmp_path / "lake"))
     (key,) = commit(storage, 1, gauge_request(1, time_unix_nano=START))
-    (found,) = overview.streams(storage, TimeRange(), LIMITS, cache=cache)
+    (found,) = streams.streams(storage, TimeRange(), LIMITS, cache=cache)
     assert found.rows == 1
     commit(storage, 1, gauge_request(1, 2, time_unix_nano=START))
     os.utime(tmp_path / "lake" / key, (1e9, 1e9))
-    (found,) = overview.streams(storage, TimeRange(), LIMITS, cache=cache)
+    (found,) = streams.streams(storage, TimeRange(), LIMITS, cache=cache)
     assert found.rows == 2
 
 

@@ -21,9 +21,9 @@ from harness import (
     rayotel,
 )
 from rayotel import __version__
-from rayotel.cli import cli
-from rayotel.lake.storage import Storage
-from rayotel.query import shipped
+from rayotel.cli.main import cli
+from rayotel.lake.storage.interface import Storage
+from rayotel.query.ray import questions
 
 Done = subprocess.CompletedProcess[str]
 MINUTE_NANO = 60 * 10**9
@@ -250,7 +250,7 @@ def test_questions_are_listed_and_shown(recorded_lake: Storage) -> None:
     """`queries` lists each with its question, `queries NAME` prints SQL that can be run."""
     listed = succeeded(rayotel("queries"))
     names = [line.split()[0] for line in listed.splitlines()]
-    assert names == [one.name for one in shipped.all_queries()]
+    assert names == [one.name for one in questions.all_queries()]
     assert {"fleet", "node-cpu", "around"} <= set(names)
     assert all(line.endswith("?") for line in listed.splitlines())
     sql = succeeded(rayotel("queries", "scrape-health"))

@@ -18,10 +18,14 @@ from hypothesis import strategies as st
 from harness import PROTOBUF, Server, ask, gauge_request, rayotel, wait_until
 from lakes import HOUR, OTHER, RECEIVER, START, commit, names
 from rayotel.errors import LakeError
-from rayotel.lake import apart, catalog, compaction, layout, merge
-from rayotel.lake.compactor import Compactor, Schedule
+from rayotel.lake import catalog, layout
 from rayotel.lake.layout import Part, PartName
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.lake.merge import metrics as metric_merge
+from rayotel.lake.merge import process
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
+from rayotel.lake.upkeep import plan
+from rayotel.lake.upkeep.compactor import Compactor, Schedule
 from rayotel.replay import Recording
 
 NOW = Schedule(after_seconds=0, grace_seconds=0.001)
@@ -133,9 +137,9 @@ def test_the_recording_merged_is_the_recording(
     group: int,
 ) -> None:
     """With one run or many, all rows are there, and in order of series and time."""
-    monkeypatch.setattr(merge, "RUN_ROWS", run)
-    monkeypatch.setattr(merge, "READ_ROWS", run)
-    monkeypatch.setattr(merge, "ROW_GROUP_ROWS", group)
+    monkeypatch.setattr(metric_merge, "RUN_ROWS", run)
+    monkeypatch.setattr(metric_merge, "READ_ROWS", run)
+    monkeypatch.setattr(metric_merge, "ROW_GROUP_ROWS", group)
     storage = open_storage(str(tmp_path / "lake"))
     bodies = [request.plain_body() for request in recording.requests[:40]]
     for number in range(4):
@@ -169,11 +173,11 @@ part_names = st.builds(
 def test_a_merge_covers_all_that_it_read(listed: list[PartName]) -> None:
     """The output's name hides every input, and nothing visible of its hour is left beside it."""
     found = [Part(name, 1, 0.0) for name in listed]
-    for job in compaction.jobs(found, RECEIVER, 1e12, 0):
+    for job in plan.jobs(found, RECEIVER, 1e12, 0):
         assert all(job.output.covers(part.name) for part in job.inputs)
         after = layout.visible([*found, Part(job.output, 1, 0.0)])
         assert [part.name for part in after] == [job.output]
-        assert not compaction.jobs([*found, Part(job.output, 1, 0.0)], RECEIVER, 1e12, 0)
+        assert not plan.jobs([*found, Part(job.output, 1, 0.0)], RECEIVER, 1e12, 0)
 
 
 @settings(max_examples=200)
@@ -185,15 +189,15 @@ def test_a_running_hour_merges_neighbours_and_hides_nothing_else(
     parts = {
         PartName("s", HOUR, RECEIVER, number, number, level): Part(
             PartName("s", HOUR, RECEIVER, number, number, level),
-            compaction.MAX_YOUNG_BYTES + is_large,
+            plan.MAX_YOUNG_BYTES + is_large,
             0.0,
         )
         for number, (level, is_large) in enumerate(made)
     }
     now = HOUR * 3600.0
-    while jobs := compaction.jobs(parts.values(), RECEIVER, now, 900):
+    while jobs := plan.jobs(parts.values(), RECEIVER, now, 900):
         for job in jobs:
-            assert len(job.inputs) >= compaction.FAN_IN
+            assert len(job.inputs) >= plan.FAN_IN
             seen = {part.name for part in layout.visible(parts.values())}
             parts[job.output] = Part(job.output, 1, 0.0)
             after = {part.name for part in layout.visible(parts.values())}
@@ -205,13 +209,13 @@ def test_a_running_hour_has_few_parts(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "lake"))
     now = time.time_ns()
     compactor = Compactor(storage, tmp_path / "work", Schedule(3600, 3600))
-    for number in range(1, 2 * compaction.FAN_IN + 3):
+    for number in range(1, 2 * plan.FAN_IN + 3):
         commit(storage, number, gauge_request(number, time_unix_nano=now), received=now)
         compactor.run_young(RECEIVER)
     visible = [part.name for part in catalog.parts(storage, "s")]
     assert [name.level for name in visible] == [1, 1, 0, 0]
     rows = ask(storage, "SELECT data_point_value AS v FROM s ORDER BY v")
-    assert [row["v"] for row in rows] == list(range(1, 2 * compaction.FAN_IN + 3))
+    assert [row["v"] for row in rows] == list(range(1, 2 * plan.FAN_IN + 3))
     # and when the hour is over and quiet, it is one
     later = Compactor(storage, tmp_path / "work", Schedule(-7200, 3600))
     assert later.run(RECEIVER).hours == 1
@@ -222,8 +226,8 @@ def test_an_hour_that_still_gets_points_is_not_merged_whole() -> None:
     """Late data that trickle in must not have their hour rewritten with every pass."""
     parts = [Part(PartName("s", HOUR, RECEIVER, n, n, 0), 1, 1e9 + n) for n in range(3)]
     ended = (HOUR + 1) * 3600.0
-    assert not compaction.jobs([*parts, Part(parts[0].name, 1, ended)], RECEIVER, ended + 9, 10)
-    assert compaction.jobs(parts, RECEIVER, ended + 11, 10)
+    assert not plan.jobs([*parts, Part(parts[0].name, 1, ended)], RECEIVER, ended + 9, 10)
+    assert plan.jobs(parts, RECEIVER, ended + 11, 10)
 
 
 def test_questions_during_compaction_see_every_row(storage: Storage, tmp_path: Path) -> None:
@@ -314,7 +318,7 @@ def test_a_merge_apart_is_the_same_merge(recorded_lake: Storage, tmp_path: Path)
     found = [part.name.key for part in catalog.parts(recorded_lake, "raymetrics")]
     paths = [Path(recorded_lake.url) / key for key in found]
     results = []
-    for number, merging in enumerate((merge.merge, apart.merge_apart)):
+    for number, merging in enumerate((metric_merge.merge, process.merge_apart)):
         spill = tmp_path / str(number)
         spill.mkdir()
         rows = merging(paths, spill / "out", "raymetrics", spill)
@@ -323,10 +327,10 @@ def test_a_merge_apart_is_the_same_merge(recorded_lake: Storage, tmp_path: Path)
     broken = tmp_path / "broken"
     broken.write_bytes(paths[0].read_bytes()[:-20] + b"x" * 20)
     with pytest.raises(ValueError, match="Parquet"):
-        apart.merge_apart([broken], tmp_path / "out", "raymetrics", tmp_path)
+        process.merge_apart([broken], tmp_path / "out", "raymetrics", tmp_path)
     with pytest.raises(OSError, match="ended with 4") as raised:
-        apart.merge_apart([tmp_path / "none"], tmp_path / "out", "raymetrics", tmp_path)
-    assert not apart.is_damage(raised.value)
+        process.merge_apart([tmp_path / "none"], tmp_path / "out", "raymetrics", tmp_path)
+    assert not process.is_damage(raised.value)
 
 
 def test_a_part_damaged_in_its_middle_is_named(tmp_path: Path) -> None:
@@ -378,7 +382,7 @@ def test_one_series_may_change_its_description(tmp_path: Path) -> None:
         )
         paths.append(tmp_path / f"{number}.parquet")
         pq.write_table(table, paths[-1])
-    merge.merge(paths, tmp_path / "out", "s", tmp_path)
+    metric_merge.merge(paths, tmp_path / "out", "s", tmp_path)
     table = pq.read_table(tmp_path / "out")
     assert table.column("data_point_value").to_pylist() == [1, 2, 3, 1, 2, 3]
     assert table.column("metric_description").to_pylist() == ["old", "new", "old"] * 2
@@ -397,7 +401,7 @@ def test_a_hash_is_no_identity(tmp_path: Path) -> None:
         }
     )
     pq.write_table(table, tmp_path / "in.parquet")
-    assert merge.merge([tmp_path / "in.parquet"], tmp_path / "out", "s", tmp_path) == 3
+    assert metric_merge.merge([tmp_path / "in.parquet"], tmp_path / "out", "s", tmp_path) == 3
     assert sorted(map(str, pq.read_table(tmp_path / "out").column("metric_k").to_pylist())) == [
         "None",
         "a",
@@ -410,8 +414,8 @@ def test_bounds_by_bytes_change_no_row(
     recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     """Runs and row groups that end early, for their series are large, hold the same rows."""
-    monkeypatch.setattr(merge, "READ_ROWS", 500)
-    monkeypatch.setattr(merge, bound, 100_000)
+    monkeypatch.setattr(metric_merge, "READ_ROWS", 500)
+    monkeypatch.setattr(metric_merge, bound, 100_000)
     storage = open_storage(str(tmp_path / "lake"))
     for number in range(2):
         commit(storage, number + 1, *(r.plain_body() for r in recording.requests[number:20:2]))

@@ -9,7 +9,7 @@ import pytest
 
 from crash_harness import kill_often
 from crashing_server import STEPS
-from rayotel.lake.storage import Storage
+from rayotel.lake.storage.interface import Storage
 
 
 @pytest.mark.timeout(240)

@@ -45,9 +45,10 @@ from otlp_reference import (
     stored,
 )
 from otlp_strategies import HEADERS, REQUESTS, few
-from rayotel.ingest.decoding import Decoder
+from rayotel.ingest.decode.decoder import Decoder
 from rayotel.lake import parts
-from rayotel.lake.rows import LabelColumns, tables_by_hour
+from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.rows.metrics import tables_by_hour
 from rayotel.lake.schema import METRIC_COLUMNS
 
 

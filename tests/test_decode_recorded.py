@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from harness import RECORDING
 from otlp_reference import HOUR, OVERFLOW, points_of, restored, stored_rows
-from rayotel.lake.storage import Storage
+from rayotel.lake.storage.interface import Storage
 from rayotel.replay import Recording
 
 Files = dict[Path, list[dict[str, Any]]]

@@ -38,10 +38,11 @@ from otlp_reference import (
     stored,
 )
 from otlp_strategies import TEXTS, few
-from rayotel.ingest.bodies import BodyTooLarge, MalformedBody, inflate
-from rayotel.ingest.decoding import no_reservation
+from rayotel.ingest.decode.decoder import no_reservation
+from rayotel.ingest.decode.limits.inflate import BodyTooLarge, MalformedBody, inflate
 from rayotel.lake import parts
-from rayotel.lake.rows import LabelColumns, tables_by_hour
+from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.rows.metrics import tables_by_hour
 from rayotel.lake.schema import METRIC_COLUMNS
 
 

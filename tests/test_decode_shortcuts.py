@@ -28,11 +28,14 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 
 from otlp_reference import ARRIVAL, ARRIVED, DAY, YEAR_2000, gauges, with_integer_times
 from otlp_strategies import HEADERS, REQUESTS, few
-from rayotel.ingest import otlp_metrics, wire
-from rayotel.ingest.drops import NO_DROPS, Drops
-from rayotel.ingest.otlp_metrics import Known, Memory
-from rayotel.ingest.wire import MalformedProtobuf
-from rayotel.lake.rows import LabelColumns, tables_by_hour
+from rayotel.ingest.decode.limits.drops import NO_DROPS, Drops
+from rayotel.ingest.decode.otlp import messages
+from rayotel.ingest.decode.otlp.fast import metrics as otlp_metrics
+from rayotel.ingest.decode.otlp.fast.metrics import Memory
+from rayotel.ingest.decode.otlp.messages import MalformedProtobuf
+from rayotel.ingest.decode.otlp.metrics import Contexts, decode_in_full
+from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.rows.metrics import tables_by_hour
 from rayotel.lake.schema import METRIC_TYPES
 from rayotel.model import Arrival, MetricBatch
 from rayotel.replay import Recording
@@ -83,7 +86,7 @@ def outcome(decode: Callable[[], MetricBatch]) -> Outcome:
 
 def in_full(body: bytes, arrival: Arrival = ARRIVAL, drops: Drops = NO_DROPS) -> Outcome:
     """What the full decode says."""
-    return outcome(lambda: otlp_metrics.decode_in_full(body, arrival, Known(MIB, drops)))
+    return outcome(lambda: decode_in_full(body, arrival, Contexts(drops)))
 
 
 def shortened(body: bytes, memory: Memory, arrival: Arrival = ARRIVAL) -> Outcome:
@@ -315,7 +318,7 @@ def test_numbers_alone_are_read_by_a_template(
     body = request.SerializeToString()
     expected = in_full(body, drops=drops)
     monkeypatch.setattr(otlp_metrics, "scopes_of", None)
-    monkeypatch.setattr(wire, "parse_metrics_request", None)
+    monkeypatch.setattr(messages, "parse_metrics_request", None)
     assert shortened(body, memory) == expected
 
 

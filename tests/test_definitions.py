@@ -26,10 +26,12 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from harness import LIMITS, Server, gauge_request
 from rayotel.errors import UsageError
 from rayotel.lake.schema import EVENT_COLUMNS, METRIC_TYPES
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
 from rayotel.model import TimeRange
-from rayotel.query import definitions, knowledge, shipped, views
-from rayotel.query.definitions import Definition, Streams
+from rayotel.query import views
+from rayotel.query.ray import definitions, metric_facts, questions
+from rayotel.query.ray.definitions import Definition, Streams
 from rayotel.query.session import Session
 from test_query_session import write
 
@@ -416,27 +418,27 @@ RISING = {"counter", "cumulative_gauge"}
 
 def kinds_of(metric: str) -> set[str]:
     """The kinds that series of a metric have."""
-    known = knowledge.find(metric)
+    known = metric_facts.find(metric)
     return set(known.kinds.values()) or {known.kind}
 
 
 def test_rules_follow_what_is_known_of_a_metric() -> None:
     """Increases are of what rises, the owners' rule of ray_tasks alone, and of nothing broken."""
-    texts = [one.sql for one in ALL.values()] + [one.sql for one in shipped.all_queries()]
+    texts = [one.sql for one in ALL.values()] + [one.sql for one in questions.all_queries()]
     used: dict[str, set[str]] = {}
     for text in texts:
         for macro, metric in re.findall(r"(metric_\w+|histogram_\w+)\('raymetrics', '(\w+)'", text):
             used.setdefault(macro, set()).add(metric)
     assert all(kinds_of(metric) & RISING for metric in used["metric_increase"])
     assert all("histogram" in kinds_of(metric) for metric in used.get("histogram_increase", ()))
-    owned = {one.name for one in knowledge.all_metrics() if "owner_gauge" in kinds_of(one.name)}
+    owned = {one.name for one in metric_facts.all_metrics() if "owner_gauge" in kinds_of(one.name)}
     assert owned == {"ray_tasks"}  # as in ray_task_ends
-    assert knowledge.find("ray_tasks").kinds["FAILED"] == "owner_gauge"
+    assert metric_facts.find("ray_tasks").kinds["FAILED"] == "owner_gauge"
     named = {name for text in texts for name in re.findall(r"= '(ray_\w+)'", text)}
     assert all("broken" not in kinds_of(name) for name in named)
 
 
 def test_kinds_depend_on_labels_that_questions_look_at() -> None:
     """`around` asks State and Type; another label would be passed over in silence."""
-    totals = [one for one in knowledge.all_metrics() if RISING & set(one.kinds.values())]
+    totals = [one for one in metric_facts.all_metrics() if RISING & set(one.kinds.values())]
     assert {one.label for one in totals} <= {"State", "Type"}

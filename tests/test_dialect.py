@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from harness import LIMITS
 from published import CLUSTERS, FAILED_TASKS, NODE_CPU, OBJECT_STORE
 from rayotel.errors import QueryError
-from rayotel.lake.storage import Storage
+from rayotel.lake.storage.interface import Storage
 from rayotel.model import TimeRange
 from rayotel.query import dialect
 from rayotel.query.session import Session

@@ -11,9 +11,9 @@ import pytest
 
 from generated_docs import BLOCKS, DOCUMENTS, ROOT, regenerated
 from rayotel import __version__, config
-from rayotel.cli import cli
+from rayotel.cli.main import cli
 from rayotel.lake.schema import COLUMNS
-from rayotel.query import shipped
+from rayotel.query.ray import questions
 
 MARKDOWN = sorted(
     path
@@ -49,7 +49,7 @@ def test_every_command_and_setting_has_help() -> None:
 def test_every_shipped_question_is_explained() -> None:
     """The guide to Ray says of each question when to ask it."""
     text = (ROOT / "docs" / "ray.md").read_text("utf-8")
-    for one in shipped.all_queries():
+    for one in questions.all_queries():
         assert f"| `{one.name}` |" in text, one.name
 
 

@@ -31,16 +31,17 @@ from otlp_reference import (
 from otlp_strategies import HEADERS, REQUESTS, few
 from rayotel import replay
 from rayotel.errors import UsageError
-from rayotel.ingest.drops import (
+from rayotel.ingest.decode.limits.drops import (
     MAX_PATTERN_CHARACTERS,
     MAX_PATTERNS,
     SOURCE_LABELS,
     Drops,
     parse_drops,
 )
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
 from rayotel.model import TimeRange
-from rayotel.query import shipped
+from rayotel.query.ray import questions
 from rayotel.query.session import Session
 from rayotel.replay import Recording
 
@@ -139,11 +140,11 @@ OF_DROPPED = ("slowest_method", "slowest_method_p99_ms")
 
 @pytest.mark.parametrize(
     "question",
-    [one for one in shipped.all_queries() if one.name not in OF_EVERYTHING],
+    [one for one in questions.all_queries() if one.name not in OF_EVERYTHING],
     ids=lambda one: one.name,
 )
 def test_shipped_questions_need_nothing_of_it(
-    run: Run, recorded_lake: Storage, question: shipped.ShippedQuery
+    run: Run, recorded_lake: Storage, question: questions.ShippedQuery
 ) -> None:
     """What is recommended to drop changes no answer."""
     answers = []

@@ -17,10 +17,13 @@ import event_bodies as made
 from harness import ask, gauge_request
 from lakes import RECEIVER, START, commit, commit_events, names
 from rayotel.errors import LakeError, LogError
-from rayotel.ingest.event_ids import StoredEvents, key_of
-from rayotel.lake import apart, catalog, event_merge, merging
-from rayotel.lake.compactor import Compactor, Schedule, Tidied
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.ingest.wal.recent_events import StoredEvents, key_of
+from rayotel.lake import catalog
+from rayotel.lake.merge import by_signal, process
+from rayotel.lake.merge import events as event_merge
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
+from rayotel.lake.upkeep.compactor import Compactor, Schedule, Tidied
 
 NOW = Schedule(0, 0)
 
@@ -57,7 +60,7 @@ def test_the_recording_merged_is_the_recording(events_lake: Storage, tmp_path: P
     """The recorded events are the same rows, sorted, in a process of its own as in this one."""
     paths = paths_of(events_lake, "rayevents")
     outputs = []
-    for number, merge in enumerate((merging.merge, apart.merge_apart)):
+    for number, merge in enumerate((by_signal.merge, process.merge_apart)):
         spill = tmp_path / str(number)
         spill.mkdir()
         assert merge(paths, spill / "out", "rayevents", spill) == 23_781

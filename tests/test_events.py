@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 
 import event_bodies as made
 from harness import JSON, PROTOBUF, Server, ask, free_port, gauge_request, rayotel, wait_until
-from rayotel.ingest import ray_events
-from rayotel.lake import event_rows, parts
-from rayotel.lake.rows import LabelColumns
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.ingest.decode import ray_events
+from rayotel.lake import parts
+from rayotel.lake.rows import events as event_rows
+from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
 from rayotel.model import Arrival
 from rayotel.replay import Recording
 

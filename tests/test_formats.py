@@ -25,9 +25,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import LIMITS, RAYOTEL, environment, rayotel
-from rayotel.lake.storage import open_storage
+from rayotel.lake.storage.opening import open_storage
 from rayotel.model import TimeRange
-from rayotel.query import formats
+from rayotel.query.output import formats
 from rayotel.query.session import Session
 
 patient = settings(deadline=None)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from kept_answers import ANSWERS, LAKES, answer, path_of, recorded_lake
-from rayotel.lake.storage import Storage, open_storage
-from rayotel.query import shipped
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
+from rayotel.query.ray import questions
 
 
 @pytest.fixture(scope="module", params=LAKES)
@@ -19,16 +20,16 @@ def lake(
     return request.param, storage
 
 
-@pytest.mark.parametrize("name", [one.name for one in shipped.all_queries()])
+@pytest.mark.parametrize("name", [one.name for one in questions.all_queries()])
 def test_a_question_answers_what_it_answered(lake: tuple[str, Storage], name: str) -> None:
     """A change of an answer is seen, and is a change of the file that keeps it."""
     named, storage = lake
     kept = path_of(named, name).read_text("utf-8")
-    assert answer(storage, shipped.find(name)) == kept, "on purpose? run: tests/kept_answers.py"
+    assert answer(storage, questions.find(name)) == kept, "on purpose? run: tests/kept_answers.py"
 
 
 def test_every_kept_answer_has_a_question() -> None:
     """What is kept belongs to a question that is shipped."""
-    names = {one.name for one in shipped.all_queries()}
+    names = {one.name for one in questions.all_queries()}
     kept = {(path.parent.name, path.stem) for path in ANSWERS.rglob("*.csv")}
     assert kept == {(lake, name) for lake in LAKES for name in names}

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from rayotel.lake import catalog, layout
 from rayotel.lake.layout import Part, PartName
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
 
 HOUR_2000, HOUR_2262 = 262_968, 2_562_047  # 2000-01-01T00 and the last whole hour of an int64

@@ -21,10 +21,12 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from harness import LIMITS, gauge_request, rayotel
 from rayotel.errors import QueryError, UsageError
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
-from rayotel.query import knowledge, metrics
-from rayotel.query.knowledge import COMMON_LABELS, KINDS, Metric
+from rayotel.query import metrics, views
+from rayotel.query.ray import metric_facts
+from rayotel.query.ray.metric_facts import COMMON_LABELS, KINDS, Metric
 from rayotel.replay import Recording
 from test_query_session import write
 
@@ -34,7 +36,7 @@ FAMILIES = dict(
     .read_text("utf-8")
     .splitlines()
 )
-METRICS = {one.name: one for one in knowledge.all_metrics()}
+METRICS = {one.name: one for one in metric_facts.all_metrics()}
 every_metric = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 SCRAPER_LABELS = {"instance", "job", "cluster_id"}
 # the node of one port was dead for 116 s; nothing else restarted
@@ -105,7 +107,7 @@ def test_what_is_easily_mistaken_is_right() -> None:
 def test_gpu_metrics_are_known_though_not_measured() -> None:
     """A machine with GPUs finds what it exposes."""
     for name in ("gpus_available", "gpus_utilization", "gram_used", "gram_available"):
-        metric = knowledge.find(f"ray_node_{name}")
+        metric = metric_facts.find(f"ray_node_{name}")
         assert metric.source == "Ray's source, not measured"
         assert "GpuIndex" in metric.labels
 
@@ -113,9 +115,9 @@ def test_gpu_metrics_are_known_though_not_measured() -> None:
 def test_companions_of_counters_are_known() -> None:
     """`_created` beside a counter or histogram is when its series began."""
     for name in ("autoscaler_started_nodes_created", "autoscaler_update_time_seconds_created"):
-        metric = knowledge.find(name)
+        metric = metric_facts.find(name)
         assert (metric.name, metric.kind, metric.unit) == (name, "gauge", "seconds")
-    assert knowledge.known("my_created") is None
+    assert metric_facts.known("my_created") is None
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_companions_of_counters_are_known() -> None:
 def test_a_name_that_is_not_known_gets_names_that_are_near(name: str, hint: str) -> None:
     """A slip of the pen costs no search."""
     with pytest.raises(UsageError) as refused:
-        knowledge.find(name)
+        metric_facts.find(name)
     assert refused.value.hint
     assert hint in refused.value.hint
 
@@ -175,7 +177,7 @@ def falls(points: list[tuple[float, float]]) -> list[float]:
 def test_everything_recorded_is_known(recorded_series: list[Series]) -> None:
     """A stock cluster has nothing that the data does not name, also none of its labels."""
     for name, labels, _ in recorded_series:
-        metric = knowledge.known(name)
+        metric = metric_facts.known(name)
         assert metric is not None, name
         assert set(labels) - SCRAPER_LABELS - COMMON_LABELS <= set(metric.labels), name
         for label, known in metric.values.items():
@@ -186,7 +188,7 @@ def test_what_is_said_to_rise_falls_only_at_a_restart(recorded_series: list[Seri
     """Running totals fall where their process was gone in between, and nowhere else."""
     restarts = 0
     for name, labels, points in recorded_series:
-        if knowledge.find(name).kind_of(labels) in RISING:
+        if metric_facts.find(name).kind_of(labels) in RISING:
             for gap in falls(points):
                 assert gap > RESTART_SECONDS, f"{name} {labels}"
                 assert labels["instance"].endswith(":28182")
@@ -200,7 +202,7 @@ def test_what_is_said_to_be_a_gauge_falls_somewhere_or_never_moves(
     """A gauge that only rises is a running total in disguise; exceptions have their reasons."""
     moved, fell = set(), set()
     for name, labels, points in recorded_series:
-        metric = knowledge.find(name)
+        metric = metric_facts.find(name)
         if metric.kind_of(labels) == "gauge":
             part = (name, labels.get(metric.label, ""))
             moved |= {part} if len({value for _, value in points}) > 1 else set()
@@ -231,7 +233,7 @@ def test_infos_are_always_one(recorded_series: list[Series]) -> None:
     values = {
         value
         for name, _, points in recorded_series
-        if knowledge.find(name).kind == "info"
+        if metric_facts.find(name).kind == "info"
         for _, value in points
     }
     assert values == {1.0}
@@ -243,9 +245,9 @@ def test_infos_are_always_one(recorded_series: list[Series]) -> None:
 def test_the_view_has_one_row_for_each_series() -> None:
     """A join with it neither loses a known series nor doubles one."""
     with duckdb.connect() as connection:
-        connection.execute(knowledge.as_view())
+        connection.execute(views.metric_facts_view())
         described = connection.sql("DESCRIBE ray_metrics").fetchall()
-        assert [row[0] for row in described] == list(knowledge.VIEW_COLUMNS)
+        assert [row[0] for row in described] == list(metric_facts.VIEW_COLUMNS)
         assert {row[1] for row in described} == {"VARCHAR"}
         rows = connection.sql(
             "SELECT metric_name, label, label_value, kind, meaning, caution FROM ray_metrics"
@@ -415,11 +417,11 @@ def test_a_stream_of_another_name(tmp_path: Path) -> None:
 
 def test_the_package_has_the_data() -> None:
     """The data is beside its module, where the wheel takes everything from."""
-    assert (Path(knowledge.__file__).parent / "metrics.toml").is_file()
+    assert (Path(metric_facts.__file__).parent / "metric_facts.toml").is_file()
 
 
 def test_reading_it_takes_no_time() -> None:
     """Sessions ask for the view each time."""
     began = time.perf_counter()
-    knowledge.as_view()
+    views.metric_facts_view()
     assert time.perf_counter() - began < 0.5

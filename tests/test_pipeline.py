@@ -17,8 +17,9 @@ from harness import (
     s3_server,
     wait_until,
 )
-from rayotel.ingest import wal
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.ingest.wal import segments
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
 
 MakeStorage = Callable[[], tuple[Storage, dict[str, str]]]
 GZIPPED = {**PROTOBUF, "Content-Encoding": "gzip"}
@@ -38,7 +39,7 @@ def send(server: Server, *numbers: float) -> None:
         assert answer.status_code == 200, answer.content
 
 
-def segments(server: Server) -> list[Path]:
+def segments_of(server: Server) -> list[Path]:
     """The segments of the server's log."""
     return sorted((server.data_dir / "wal").glob("*.wal"))
 
@@ -86,7 +87,7 @@ def test_a_commit_done_twice_stores_once(make_storage: MakeStorage, tmp_path: Pa
     storage, settings = make_storage()
     with Server(tmp_path / "data", *NEVER, env=settings) as server:
         send(server, 1, 2)
-        kept = [(path, path.read_bytes()) for path in segments(server)]
+        kept = [(path, path.read_bytes()) for path in segments_of(server)]
         assert server.stop() == 0
         before = sorted(item.key for item in storage.objects(""))
         for path, content in kept:  # as if the release had not happened
@@ -132,7 +133,7 @@ def test_a_log_segment_is_no_larger_than_a_commit_can_hold(tmp_path: Path) -> No
             body = gauge_request(*[number] * 300_000)
             assert server.post(gzip.compress(body, 1), GZIPPED).status_code == 200
         send(server, 3)
-        assert segments(server)[-1].stem == "000000000002"
+        assert segments_of(server)[-1].stem == "000000000002"
         assert server.stop() == 0
     storage = open_storage(str(tmp_path / "data" / "lake"))
     counts = ask(storage, "SELECT count(*) AS n FROM raymetrics GROUP BY data_point_value")
@@ -144,9 +145,9 @@ def test_a_damaged_middle_is_moved_aside(tmp_path: Path) -> None:
     with Server(tmp_path / "data", *NEVER) as server:
         send(server, 1, 2, 3)
         server.kill()
-        (path,) = segments(server)
+        (path,) = segments_of(server)
         content = bytearray(path.read_bytes())
-        items = list(wal.read_segment(bytes(content), int(path.stem)))
+        items = list(segments.read_segment(bytes(content), int(path.stem)))
         assert len(items) == 3
         content[len(content) // 2] ^= 0xFF
         path.write_bytes(content)
@@ -163,7 +164,7 @@ def test_a_full_disk_is_answered_503_and_heals(tmp_path: Path) -> None:
     """A log that cannot grow refuses politely, keeps what it took, and goes on when it can."""
     with Server(tmp_path / "data", *NEVER) as server:
         send(server, 1)
-        (path,) = segments(server)
+        (path,) = segments_of(server)
         limit = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (path.stat().st_size + 40, limit[1]))
         refused = server.post(gauge_request(2), PROTOBUF)
@@ -196,7 +197,7 @@ def test_a_full_log_is_answered_503(tmp_path: Path) -> None:
         assert answer.headers["Retry-After"]
         assert b"full" in answer.content
         assert server.get("/api/v1/readiness").status_code == 200
-        assert sum(path.stat().st_size for path in segments(server)) <= 20_000
+        assert sum(path.stat().st_size for path in segments_of(server)) <= 20_000
         blocked.unlink()
         wait_until(lambda: server.post(gauge_request(taken), PROTOBUF).status_code == 200)
         assert server.stop() == 0

@@ -15,7 +15,8 @@ import pytest
 
 from harness import LIMITS, S3_KEY_ID, S3_SECRET, ask, wait_until
 from rayotel.errors import QueryError, StorageMissing
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
 from rayotel.model import TimeRange
 from rayotel.query.session import Session
 from test_query_session import gauge, write

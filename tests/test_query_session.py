@@ -19,12 +19,14 @@ import pytest
 from harness import LIMITS, ask, gauge_request, wait_until
 from lakes import DECODER
 from rayotel.errors import LakeError, QueryError, StorageMissing
-from rayotel.ingest.decoding import PROTOBUF
-from rayotel.ingest.wal import Record
-from rayotel.lake import parts, rows
+from rayotel.ingest.decode.decoder import PROTOBUF
+from rayotel.lake import parts
 from rayotel.lake.layout import PartName
-from rayotel.lake.storage import Storage, open_storage
-from rayotel.model import Arrival, TimeRange
+from rayotel.lake.rows import metrics as metric_rows
+from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
+from rayotel.model import Arrival, Record, TimeRange
 from rayotel.query.session import Limits, Session
 
 SECOND, MINUTE, HOUR = 10**9, 60 * 10**9, 3600 * 10**9
@@ -69,7 +71,7 @@ def write(
     arrival = Arrival("metrics", stream, PROTOBUF, "identity", AFTER, "127.0.0.1", "test")
     batches = [DECODER.decode(Record(arrival, body)) for body in requests]
     keys = []
-    for hour, table in rows.tables_by_hour(batches, rows.LabelColumns(512)).items():
+    for hour, table in metric_rows.tables_by_hour(batches, LabelColumns(512)).items():
         name = PartName(stream, hour, "0" * 12, first, last or first, level)
         storage.put(name.key, parts.to_parquet(table, stream))
         keys.append(name.key)

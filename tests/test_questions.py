@@ -16,14 +16,15 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from harness import LIMITS, RECORDING, gauge_request
 from lakes import commit_events
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
 from rayotel.model import TimeRange
-from rayotel.query import shipped
+from rayotel.query.ray import questions
 from rayotel.query.session import Session
 from rayotel.replay import Recording
 from test_query_session import write
 
-QUESTIONS = {one.name: one for one in shipped.all_queries()}
+QUESTIONS = {one.name: one for one in questions.all_queries()}
 every_question = pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
 HEAD, KILLED = "192.0.2.2:28180", "192.0.2.2:28182"
 AT = 1_795_186_800 * 10**9
@@ -55,7 +56,7 @@ OF_ANY_METRIC = {"scrape-health", "cardinality"}
 
 
 @every_question
-def test_a_question_says_what_it_answers(question: shipped.ShippedQuery) -> None:
+def test_a_question_says_what_it_answers(question: questions.ShippedQuery) -> None:
     """Header and SQL belong together: a question, its columns, exactly the parameters in use."""
     assert question.question.endswith("?")
     assert all([question.columns, *question.columns.values()])
@@ -65,7 +66,7 @@ def test_a_question_says_what_it_answers(question: shipped.ShippedQuery) -> None
 
 @every_question
 def test_a_question_returns_the_columns_it_documents(
-    recorded_lake: Storage, question: shipped.ShippedQuery
+    recorded_lake: Storage, question: questions.ShippedQuery
 ) -> None:
     """These columns, in this order, and no other; and the recorded cluster has an answer."""
     assert columns(recorded_lake, question.name) == list(question.columns)
@@ -78,7 +79,7 @@ def test_a_question_returns_them_with_events_too(
     events_lake: Storage,
     events_recording: Recording,
     tmp_path: Path,
-    question: shipped.ShippedQuery,
+    question: questions.ShippedQuery,
     with_metrics: bool,
 ) -> None:
     """The same columns where events are kept, with metrics or without any."""
@@ -94,7 +95,7 @@ def test_a_question_returns_them_with_events_too(
 
 @every_question
 def test_a_question_to_a_lake_without_ray_has_no_rows(
-    tmp_path: Path, question: shipped.ShippedQuery
+    tmp_path: Path, question: questions.ShippedQuery
 ) -> None:
     """No Ray metric: nothing to say, and no error. Only what is about any metric answers."""
     nothing, other = (open_storage(str(tmp_path / name)) for name in ("nothing", "other"))
@@ -329,7 +330,7 @@ def test_an_outage_of_scrapes_does_not_count_failures_again(
 def test_a_question_needs_no_labels_of_fluent_bit(
     scrapes: list[tuple[float, bytes]],
     tmp_path: Path,
-    question: shipped.ShippedQuery,
+    question: questions.ShippedQuery,
     session: bool,
 ) -> None:
     """Without `instance` and `cluster_id` nodes are their addresses, and the columns the same.

@@ -15,8 +15,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from harness import gauge_request
 from rayotel.errors import QueryError
-from rayotel.lake.storage import Storage, open_storage
-from rayotel.query import shipped
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
+from rayotel.query.ray import questions
 from rayotel.replay import Recording
 from test_query_session import write
 from test_questions import (
@@ -84,7 +85,7 @@ def at(seconds: float) -> str:
 
 @every_question
 def test_a_question_to_events_alone_has_its_columns(
-    events_lake: Storage, tmp_path: Path, question: shipped.ShippedQuery
+    events_lake: Storage, tmp_path: Path, question: questions.ShippedQuery
 ) -> None:
     """Where no metrics are kept, a question answers from events, or has no rows."""
     source = Path(events_lake.url) / "rayevents"
@@ -94,7 +95,7 @@ def test_a_question_to_events_alone_has_its_columns(
 
 @every_question
 def test_a_question_needs_no_session(
-    recording: Recording, tmp_path: Path, question: shipped.ShippedQuery
+    recording: Recording, tmp_path: Path, question: questions.ShippedQuery
 ) -> None:
     """Samples without SessionName, as of other tools, are no error."""
     bodies = [r.plain_body() for r in recording.requests if 40 < r.at < 65]

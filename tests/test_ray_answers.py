@@ -11,7 +11,8 @@ from typing import Any
 
 from harness import gauge_request
 from lakes import commit, commit_events
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
 from test_questions import asked
 
 SECOND = 10**9

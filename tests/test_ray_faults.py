@@ -18,7 +18,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from harness import JSON, PROTOBUF, Server, ask
 from ray_truth import did, events_of
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
 from rayotel.replay import RecordedRequest, Recording
 from test_questions import HEAD, KILLED, SCRAPE_SECONDS, Rows, asked, lake_of, points_of
 

@@ -13,7 +13,7 @@ import pytest
 
 from harness import LIMITS, ask
 from ray_truth import Attempt, Event, attempts, did, events_of, hexadecimal, moment, steps
-from rayotel.lake.storage import Storage
+from rayotel.lake.storage.interface import Storage
 from rayotel.model import TimeRange
 from rayotel.query.session import Session
 from rayotel.replay import Recording

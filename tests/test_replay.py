@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from harness import PROTOBUF, RAYOTEL, Server, ask, environment, gauge_request, rayotel
-from rayotel.lake.storage import open_storage
+from rayotel.lake.storage.opening import open_storage
 from rayotel.replay import MAX_RETRIES
 
 T0_NANO = 1_795_186_800 * 10**9

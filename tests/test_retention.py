@@ -14,8 +14,8 @@ from harness import PROTOBUF, Server, ask, gauge_request, rayotel, wait_until
 from lakes import OTHER, RECEIVER, commit, names
 from rayotel.errors import UsageError
 from rayotel.lake.layout import Part, PartName
-from rayotel.lake.retention import parse_policies, parse_policy
-from rayotel.lake.storage import Storage
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.upkeep.retention import parse_policies, parse_policy
 
 NOW_HOUR = 500_000
 NOW_UNIX = NOW_HOUR * 3600 + 1800.0

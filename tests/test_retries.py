@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import PROTOBUF, Server, ask, gauge_request, wait_until
-from rayotel.ingest.seen import SeenRequests, digest_of
-from rayotel.lake.storage import open_storage
+from rayotel.ingest.wal.recent_requests import SeenRequests, digest_of
+from rayotel.lake.storage.opening import open_storage
 
 NEVER = ("--commit-interval-seconds", "3600")
 

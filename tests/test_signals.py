@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from rayotel.errors import LogError, NeverAcceptable
-from rayotel.ingest import signals
-from rayotel.ingest.signals import StreamSignals
+from rayotel.ingest.wal import stream_signals
+from rayotel.ingest.wal.stream_signals import StreamSignals
 
 
 def opened(directory: Path) -> StreamSignals:
@@ -54,7 +54,7 @@ def test_of_claims_at_once_one_wins(tmp_path: Path) -> None:
 
 def test_streams_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound no new stream is taken; those that are known go on."""
-    monkeypatch.setattr(signals, "MAX_STREAMS", 2)
+    monkeypatch.setattr(stream_signals, "MAX_STREAMS", 2)
     found = opened(tmp_path)
     found.claim("a", "events")
     with pytest.raises(NeverAcceptable, match="2 streams"):

@@ -14,7 +14,8 @@ import pytest
 
 from harness import wait_until
 from rayotel.errors import StorageDenied, StorageError, StorageMissing, StorageUnavailable
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
 
 Operation = Callable[[Storage], object]
 OPERATIONS: dict[str, Operation] = {

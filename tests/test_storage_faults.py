@@ -27,8 +27,9 @@ from harness import (
 )
 from lakes import RECEIVER, START, commit
 from rayotel.errors import QueryError, StorageUnavailable
-from rayotel.lake.compactor import Compactor, Schedule
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
+from rayotel.lake.upkeep.compactor import Compactor, Schedule
 from rayotel.model import TimeRange
 from rayotel.query.session import Session
 from receiver_answers import counted

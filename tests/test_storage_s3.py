@@ -19,7 +19,8 @@ from rayotel.errors import (
     StorageUnavailable,
     UsageError,
 )
-from rayotel.lake.storage import Storage, open_storage
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
 
 OPERATIONS: tuple[Callable[[Storage], object], ...] = (
     lambda storage: storage.put("a/b", memoryview(b"x")),

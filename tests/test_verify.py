@@ -10,7 +10,7 @@ import pytest
 from harness import ask, gauge_request, rayotel
 from lakes import HOUR, RECEIVER, START, commit, names
 from rayotel.lake.layout import PartName
-from rayotel.lake.storage import Storage
+from rayotel.lake.storage.interface import Storage
 
 MakeStorage = Callable[[], tuple[Storage, dict[str, str]]]
 COMMAND = ("verify", "--data-dir", "nowhere")

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayotel.errors import LogError
-from rayotel.ingest import wal
-from rayotel.ingest.wal import Damage, Record, SegmentWriter
-from rayotel.model import Arrival
+from rayotel.ingest.wal import segments
+from rayotel.ingest.wal.segments import Damage, SegmentWriter
+from rayotel.model import Arrival, Record
 
 NUMBER = 7
 ARRIVAL = Arrival(
@@ -30,15 +30,15 @@ bodies = st.lists(st.binary(max_size=40), min_size=1, max_size=5)
 
 def segment(contents: list[bytes], number: int = NUMBER) -> bytes:
     """A segment's bytes with a record per body."""
-    content = wal._HEADER.pack(wal.MAGIC, number)
+    content = segments._HEADER.pack(segments.MAGIC, number)
     for body in contents:
-        content += wal.frame(Record(ARRIVAL, body).payload(), number, len(content))
+        content += segments.frame(segments.payload_of(Record(ARRIVAL, body)), number, len(content))
     return content
 
 
 def read(content: bytes) -> tuple[list[bytes], list[Damage]]:
     """Bodies and damage of a segment."""
-    items = list(wal.read_segment(content, NUMBER))
+    items = list(segments.read_segment(content, NUMBER))
     return (
         [item.body for item in items if isinstance(item, Record)],
         [item for item in items if isinstance(item, Damage)],
@@ -48,7 +48,7 @@ def read(content: bytes) -> tuple[list[bytes], list[Damage]]:
 @given(bodies)
 def test_records_come_back_as_written(contents: list[bytes]) -> None:
     """Arrival and body survive the round trip byte for byte."""
-    items = list(wal.read_segment(segment(contents), NUMBER))
+    items = list(segments.read_segment(segment(contents), NUMBER))
     assert items == [Record(ARRIVAL, body) for body in contents]
 
 
@@ -91,9 +91,9 @@ def test_arbitrary_bytes_are_read_without_an_error(content: bytes) -> None:
 
 def test_a_body_that_holds_a_record_is_not_taken_for_one() -> None:
     """Bytes inside a damaged record that look like a record of another place are not read."""
-    inner = segment([b"forged"])[wal.HEADER_BYTES :]
+    inner = segment([b"forged"])[segments.HEADER_BYTES :]
     whole = bytearray(segment([b"x" + inner, b"honest"]))
-    whole[wal.HEADER_BYTES + wal.FRAME_BYTES] ^= 0xFF
+    whole[segments.HEADER_BYTES + segments.FRAME_BYTES] ^= 0xFF
     found, _ = read(bytes(whole))
     assert found == [b"honest"]
 
@@ -108,12 +108,12 @@ def test_a_record_of_another_segment_is_not_read() -> None:
 def test_a_failed_write_leaves_no_trace(tmp_path: Path) -> None:
     """When the disk refuses a record, the segment is cut back and later records are whole."""
     writer = SegmentWriter(tmp_path, NUMBER)
-    writer.append([Record(ARRIVAL, b"kept").payload()])
+    writer.append([segments.payload_of(Record(ARRIVAL, b"kept"))])
     real = writer._descriptor
     read_only = os.open(writer.path, os.O_RDONLY)
     writer._descriptor = read_only  # a descriptor that the kernel refuses to write to
     with pytest.raises(LogError, match="cannot write the log"):
-        writer.append([Record(ARRIVAL, b"refused").payload()])
+        writer.append([segments.payload_of(Record(ARRIVAL, b"refused"))])
     os.close(read_only)
     assert writer.broken  # the cut was refused too, so this segment may not go on
     writer._descriptor = real
@@ -123,8 +123,8 @@ def test_a_failed_write_leaves_no_trace(tmp_path: Path) -> None:
 
 def test_receiver_id_stays_and_is_not_guessed(tmp_path: Path) -> None:
     """The id is made once; a file that holds none stops the start instead of being replaced."""
-    first = wal.receiver_id(tmp_path)
-    assert wal.receiver_id(tmp_path) == first
+    first = segments.receiver_id(tmp_path)
+    assert segments.receiver_id(tmp_path) == first
     (tmp_path / "receiver-id").write_text("not an id")
     with pytest.raises(LogError, match="does not hold a receiver id"):
-        wal.receiver_id(tmp_path)
+        segments.receiver_id(tmp_path)

@@ -1,5 +1,5 @@
 """`python -m rayotel` is the `rayotel` command."""
 
-from rayotel.cli import main
+from rayotel.cli.main import main
 
 main()

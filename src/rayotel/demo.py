@@ -22,11 +22,11 @@ import httpx
 
 from rayotel import replay
 from rayotel.errors import RayotelError
-from rayotel.lake.storage import open_storage
+from rayotel.lake.storage.opening import open_storage
 from rayotel.model import TimeRange
-from rayotel.query import shipped
+from rayotel.query.output.table import write_table
+from rayotel.query.ray import questions
 from rayotel.query.session import Limits, ask
-from rayotel.query.table import write_table
 from rayotel.replay import Recording
 
 START_TIMEOUT_SECONDS = 30.0
@@ -134,7 +134,7 @@ def _post(recording: Recording, url: str, shift: int, progress: Callable[[int], 
 def _answers(lake: Path) -> Iterator[str]:
     storage = open_storage(str(lake))
     for name, around, words in _ACTS:
-        question = shipped.find(name)
+        question = questions.find(name)
         sql = around.format(sql=question.sql)
         text = io.StringIO()
         with ask(storage, TimeRange(), LIMITS, sql, question.bind({})) as result:

@@ -43,6 +43,14 @@ class Arrival:
     header_columns: tuple[tuple[str, str], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One request: how it came and its body as sent."""
+
+    arrival: Arrival
+    body: bytes
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Series:
     """What does not change from one point of a series to the next.

@@ -17,15 +17,17 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from rayotel.errors import LogError, StorageError
-from rayotel.ingest import wal
-from rayotel.ingest.event_ids import StoredEvents
-from rayotel.ingest.journal import Journal, Segment
-from rayotel.ingest.wal import Damage, Record
-from rayotel.lake import event_rows, parts, rows
+from rayotel.ingest.wal import segments
+from rayotel.ingest.wal.journal import Journal, Segment
+from rayotel.ingest.wal.recent_events import StoredEvents
+from rayotel.ingest.wal.segments import Damage
+from rayotel.lake import parts
 from rayotel.lake.layout import PartName
-from rayotel.lake.rows import LabelColumns
-from rayotel.lake.storage import Storage
-from rayotel.model import Batch, EventBatch, MetricBatch
+from rayotel.lake.rows import events as event_rows
+from rayotel.lake.rows import metrics as metric_rows
+from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.storage.interface import Storage
+from rayotel.model import Batch, EventBatch, MetricBatch, Record
 from rayotel.telemetry import Telemetry
 
 FIRST_PAUSE_SECONDS = 0.5
@@ -175,7 +177,7 @@ class Committer:
         events = [batch for batch in batches if isinstance(batch, EventBatch)]
         if not events:
             points = [batch for batch in batches if isinstance(batch, MetricBatch)]
-            return rows.tables_by_hour(points, labels)
+            return metric_rows.tables_by_hour(points, labels)
         tables, done.ids[stream], repeated = event_rows.tables_by_hour(
             events, labels, lambda event_id: self._stored.has(stream, event_id)
         )
@@ -197,7 +199,7 @@ class Committer:
             raise LogError(f"cannot read '{segment.path}': {error.strerror}") from None
         batches: list[Batch] = []
         position = -1
-        for item in wal.read_segment(content, segment.number):
+        for item in segments.read_segment(content, segment.number):
             if isinstance(item, Damage):
                 self._move_aside(segment, item)
                 continue
@@ -210,11 +212,11 @@ class Committer:
                 # it was decoded before it was acknowledged, so this is a defect: keep the bytes
                 self._telemetry.undecodable_records.inc()
                 log.error("a record of segment %d cannot be decoded: %s", segment.number, error)
-                self._move_aside(segment, Damage(0, item.payload(), tail=False))
+                self._move_aside(segment, Damage(0, segments.payload_of(item), tail=False))
         return batches
 
     def _move_aside(self, segment: Segment, damage: Damage) -> None:
-        where = wal.move_aside(self._journal.directory, segment.number, damage)
+        where = segments.move_aside(self._journal.directory, segment.number, damage)
         self._telemetry.damaged_bytes.labels("tail" if damage.tail else "middle").inc(
             len(damage.content)
         )

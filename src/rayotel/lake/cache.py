@@ -25,7 +25,7 @@ from rayotel.errors import LakeError, StorageUnavailable
 from rayotel.lake import footers as reading
 from rayotel.lake.footers import Footer
 from rayotel.lake.layout import Part
-from rayotel.lake.storage import Storage, side_by_side
+from rayotel.lake.storage.interface import Storage, side_by_side
 
 FOOTERS_AT_ONCE = 500
 FOOTER_GUESS_BYTES = 32 * 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rayotel.lake import layout
 from rayotel.lake.layout import Part
-from rayotel.lake.storage import Storage, side_by_side
+from rayotel.lake.storage.interface import Storage, side_by_side
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
 
 # Beyond this many hours one listing of the whole stream costs less than one per hour or day.

@@ -22,7 +22,7 @@ by case, so:
    of texts).
 
 The rule looks at one data point at a time and needs no state, so every receiver and every year
-give the same answer. Text of a value: `attribute_text` in `rayotel.ingest.attributes`.
+give the same answer. Text of a value: docs/columns.md.
 """
 
 from __future__ import annotations

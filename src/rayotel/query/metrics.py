@@ -13,11 +13,12 @@ from rayotel.errors import QueryError
 from rayotel.lake import catalog
 from rayotel.lake.cache import Cache
 from rayotel.lake.schema import METRIC_TYPES, label_column
-from rayotel.lake.storage import Storage
+from rayotel.lake.storage.interface import Storage
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
-from rayotel.query import knowledge, overview, views
-from rayotel.query.formats import short
-from rayotel.query.knowledge import COMMON_LABELS, KINDS, Metric
+from rayotel.query import streams, views
+from rayotel.query.output.formats import short
+from rayotel.query.ray import metric_facts
+from rayotel.query.ray.metric_facts import COMMON_LABELS, KINDS, Metric
 from rayotel.query.session import Limits, ask
 
 DEFAULT_STREAM = "raymetrics"
@@ -90,7 +91,7 @@ class Lake:
         """Columns of labels, headers and resource attributes, by name."""
         if not self.is_there:
             return []
-        found = overview.columns(
+        found = streams.columns(
             self._storage, self.stream, self.range, self._limits, cache=self._cache
         )
         return sorted(name for name, _, _ in found if name not in METRIC_TYPES)
@@ -121,13 +122,13 @@ def seen(lake: Lake, *, with_unseen: bool = False) -> list[SeenMetric]:
     labels = _labels(lake, counted)
     found = {row["metric_name"]: _seen(row, labels.get(row["metric_name"], "")) for row in counted}
     if with_unseen or not lake.is_there:
-        for one in knowledge.all_metrics():
+        for one in metric_facts.all_metrics():
             found.setdefault(one.name, _unseen(one))
     return [found[name] for name in sorted(found)]
 
 
 def _seen(row: Mapping[str, Any], labels: str) -> SeenMetric:
-    known = knowledge.known(row["metric_name"])
+    known = metric_facts.known(row["metric_name"])
     return SeenMetric(
         metric=row["metric_name"],
         type_as_sent=row["type"],
@@ -194,7 +195,7 @@ def described(lake: Lake, name: str) -> list[Fact]:
     columns = lake.label_columns()
     rows = lake.rows(_series_sql(lake.table, columns), {"name": name})
     total = next((row for row in rows if row["label"] is None and row["series"]), None)
-    known = knowledge.known(name) if total else knowledge.find(name)
+    known = metric_facts.known(name) if total else metric_facts.find(name)
     facts = [Fact("known", "metric", name)]
     if known is None:
         facts.append(Fact("known", "meaning", "not a metric of Ray's that is known here"))

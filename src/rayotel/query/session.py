@@ -29,11 +29,12 @@ from rayotel.lake import cache as caching
 from rayotel.lake import catalog
 from rayotel.lake.cache import Cache
 from rayotel.lake.layout import Part
-from rayotel.lake.storage import S3Access, Storage
+from rayotel.lake.storage.interface import S3Access, Storage
 from rayotel.model import TimeRange
-from rayotel.query import definitions, dialect, guard, views
-from rayotel.query.definitions import Definition, Streams
-from rayotel.query.extension import load_httpfs
+from rayotel.query import dialect, guard, views
+from rayotel.query.httpfs import load_httpfs
+from rayotel.query.ray import definitions
+from rayotel.query.ray.definitions import Definition, Streams
 from rayotel.query.snapshot import Snapshot, snapshot
 
 ROWS_PER_BATCH = 8192
@@ -152,7 +153,9 @@ class Session:
         self._start_timer()
         try:
             for definition in wanted:
-                self.connection.execute(definition.statement(self._reads))
+                is_data = definition is definitions.METRIC_FACTS
+                made = views.metric_facts_view() if is_data else definition.statement(self._reads)
+                self.connection.execute(made)
         except duckdb.InterruptException as error:
             raise self._ended(error) from None
         self._stop_timer()

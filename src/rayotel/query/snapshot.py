@@ -9,7 +9,7 @@ from rayotel.lake import cache, catalog
 from rayotel.lake.cache import Cache
 from rayotel.lake.footers import Footer
 from rayotel.lake.layout import Part
-from rayotel.lake.storage import Storage
+from rayotel.lake.storage.interface import Storage
 from rayotel.model import TimeRange
 from rayotel.query import views
 

@@ -134,3 +134,25 @@ def _where(range_: TimeRange) -> str:
         if moment is not None:
             limits.append(f"time_unix_nano {sign} make_timestamptz({moment // 1000})")
     return f" WHERE {' AND '.join(limits)}" if limits else ""
+
+
+def metric_facts_view() -> str:
+    """CREATE VIEW `ray_metrics`, all of it text, from what is known of Ray's metrics.
+
+    A mixed metric has a row for each value of the label that decides; every other has one row, in
+    which `label` and `label_value` are null. So a series matches one row at most.
+    """
+    from rayotel.query.ray import metric_facts  # few questions need it
+
+    rows = []
+    for one in metric_facts.all_metrics():
+        for value, kind in one.kinds.items() or [(None, one.kind)]:
+            label = one.label if value is not None else None
+            row = (one.name, label, value, kind, one.unit, one.meaning, one.caution, one.source)
+            rows.append(f"({', '.join(_text_or_null(cell) for cell in row)})")
+    columns, values = ", ".join(metric_facts.VIEW_COLUMNS), ", ".join(rows)
+    return f"CREATE VIEW ray_metrics AS SELECT * FROM (VALUES {values}) AS t({columns})"
+
+
+def _text_or_null(cell: str | None) -> str:
+    return literal(cell) if cell else "NULL::VARCHAR"

@@ -1,0 +1,154 @@
+"""What the commands share: their options, how they open a lake, how they write and speak.
+
+Data goes to standard output, words to standard error. Heavy modules are imported when they are
+needed, so that the other commands start fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from rayotel.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from rayotel.config import Settings
+    from rayotel.lake.cache import Cache
+    from rayotel.lake.storage.interface import Storage
+    from rayotel.model import TimeRange
+    from rayotel.query.session import Limits
+
+FORMATS = ("table", "json", "ndjson", "csv", "markdown", "parquet")
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, shown in the order given."""
+
+    def apply(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+_DATA_DIR = click.option(
+    "--data-dir", metavar="DIR", help="Directory of the log and, by default, of the lake."
+)
+_STORAGE = click.option(
+    "--storage", metavar="URL", help="The lake: a directory or s3://bucket/prefix."
+)
+lake_options = options(_DATA_DIR, _STORAGE)
+range_options = options(
+    click.option("--since", metavar="DURATION", help="Only the last 90s, 15m, 1h30m, 2d, 1w."),
+    click.option("--from", "from_", metavar="TIME", help="Only from this event time (ISO 8601)."),
+    click.option("--to", metavar="TIME", help="Only before this event time (ISO 8601 or now)."),
+)
+output_options = options(
+    click.option(
+        "--format",
+        "format_",
+        type=click.Choice(FORMATS),
+        default="table",
+        show_default=True,
+        help="How to write the rows.",
+    ),
+    click.option("--output", metavar="FILE", help="Write to this file, whole or not at all."),
+)
+
+
+def say(words: str) -> None:
+    """Words for a person."""
+    click.echo(words, err=True)
+
+
+def storage_of(settings: Settings, *, longest_wait_seconds: float = float("inf")) -> Storage:
+    """The storage that the settings name."""
+    from rayotel.lake.storage.opening import open_storage
+
+    return open_storage(
+        settings.storage_url,
+        s3_endpoint=settings.s3_endpoint,
+        s3_region=settings.s3_region,
+        longest_wait_seconds=longest_wait_seconds,
+    )
+
+
+def open_lake(
+    settings: Settings, since: str | None, from_: str | None, to: str | None
+) -> tuple[Storage, Limits, TimeRange, Cache | None]:
+    """Storage, bounds of a query, the time range that was asked for, and what is kept of lakes."""
+    from rayotel.lake.cache import Cache
+    from rayotel.query.session import Limits
+    from rayotel.query.timerange import time_range
+
+    storage = storage_of(settings, longest_wait_seconds=settings.query_timeout_seconds)
+    limits = Limits(
+        settings.query_memory_bytes, settings.query_threads, settings.query_timeout_seconds
+    )
+    cache = None
+    if settings.cache_bytes:
+        cache = Cache(settings.cache_directory, settings.cache_bytes)
+    return storage, limits, time_range(since, from_, to, time.time_ns()), cache
+
+
+def write(schema: pa.Schema, batches: Any, format_: str, output: str | None) -> None:
+    """Rows to standard output or to a file that appears only when it is whole."""
+    if output is None:
+        if format_ == "parquet" and sys.stdout.isatty():
+            raise UsageError("Parquet is not for a terminal", hint="give --output FILE")
+        _write_to(schema, batches, format_, sys.stdout.buffer, sys.stdout)
+        return
+    target = Path(output)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with (
+            temporary.open("wb") as file,
+            open(file.fileno(), "w", encoding="utf-8", closefd=False) as text,
+        ):
+            _write_to(schema, batches, format_, file, text)
+        temporary.replace(target)
+    except OSError as error:
+        raise UsageError(f"cannot write '{output}': {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_to(schema: pa.Schema, batches: Any, format_: str, out: IO[bytes], text: IO[str]) -> None:
+    if format_ != "table":
+        from rayotel.query.output.formats import STREAMING
+
+        STREAMING[format_](schema, batches, out)
+        out.flush()
+        return
+    from rayotel.query.output.table import write_table
+
+    shown = write_table(schema, batches, text)
+    text.flush()
+    if shown is not None:
+        say(f"only the first {shown} rows; --format csv, json or parquet gives all")
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal, nothing in a pipe. Told what is done, and the total where it changes."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done, of=total: bar.update(task, completed=done, total=of)

@@ -1,0 +1,1 @@
+"""What every route needs, whoever serves it."""

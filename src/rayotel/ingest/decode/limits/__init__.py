@@ -1,0 +1,1 @@
+"""What a body may not exceed, and what settings leave out of it."""

@@ -1,0 +1,1 @@
+"""OTLP: the reference that reads any request, and what leads to it."""

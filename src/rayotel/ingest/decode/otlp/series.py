@@ -1,0 +1,333 @@
+"""Series: everything about a point that its numbers are not, made once and remembered.
+
+What a decoder remembers is ordered as requests are: a `Context` is a stream with the sender's
+headers, resource and scope; a `Head` is a metric of it; a head knows its series by their serialized
+attributes. Everything is compared as the bytes or values it is, and counted in an `Account`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+from rayotel.ingest.decode.limits.drops import NO_DROPS, Drops, NameDrops
+from rayotel.ingest.decode.otlp import messages
+from rayotel.ingest.decode.otlp.attributes import (
+    attribute_text,
+    attributes_json,
+    json_text,
+    text_of,
+)
+from rayotel.lake.schema import header_column, label_column
+from rayotel.model import Arrival, Drop, Series
+
+# measured: a series with nine labels, its key and its places in dictionaries
+SERIES_BYTES = 400
+LABEL_BYTES = 400
+HEAD_BYTES = 3000
+# a key under which a series is known beside its first, and what was dropped under it
+KEY_BYTES = 250
+# what is decided of an attribute, beside its bytes
+DECISION_BYTES = 150
+_TEMPORALITIES = {0: "unspecified", 1: "delta", 2: "cumulative"}
+
+Attributes = tuple[bytes, ...]
+Fixed = dict[str, str | bool | int | None]
+
+
+class Account:
+    """About how many bytes are remembered. Threads may lose a count to each other, now and then."""
+
+    __slots__ = ("size_bytes",)
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+
+
+class Label:
+    """A column and its text, and what is computed from them once."""
+
+    __slots__ = ("folded", "framed", "pair")
+
+    def __init__(self, column: str, text: str) -> None:
+        self.pair = (column, text)
+        self.folded = column.lower()
+        self.framed = _framed(column) + _framed(text)
+
+
+class Labels:
+    """Labels of point attributes by the attribute's bytes: few are ever different."""
+
+    def __init__(self, account: Account) -> None:
+        self._known: dict[bytes, Label | None] = {}
+        self._orders: dict[tuple[str, ...], list[int] | None] = {}
+        self._decisions: dict[NameDrops, dict[bytes, Drop | bool]] = {}
+        self._account = account
+
+    def of(self, attribute: bytes) -> Label | None:
+        """The label of a serialized KeyValue; None where it has no value."""
+        if attribute in self._known:
+            return self._known[attribute]
+        one = messages.parse_key_value(attribute)
+        text = attribute_text(one.value)
+        label = None if text is None else Label(label_column("metric_", text_of(one.key)), text)
+        self._known[attribute] = label
+        # serialized, as text and framed, in up to four bytes a character
+        self._account.size_bytes += LABEL_BYTES + 6 * len(attribute)
+        return label
+
+    def kept(
+        self, attributes: Attributes, drops: NameDrops, dropped: Iterable[Drop]
+    ) -> tuple[Attributes, tuple[Drop, ...]]:
+        """The attributes that are kept, and what drops each label that is not, behind `dropped`."""
+        decisions = self._decisions.setdefault(drops, {})
+        kept: list[bytes] = []
+        dropped = [*dropped]
+        for raw in attributes:
+            decision = decisions.get(raw)
+            if decision is None:
+                decision = decisions[raw] = _decision(raw, drops)
+                self._account.size_bytes += DECISION_BYTES + len(raw)
+            if decision is True:
+                kept.append(raw)
+            elif decision is not False:
+                dropped.append(decision)
+        return tuple(kept), tuple(dropped)
+
+    def order(self, columns: tuple[str, ...]) -> list[int] | None:
+        """Places of these columns in ASCII order; None where two are alike but for their case."""
+        if columns in self._orders:
+            return self._orders[columns]
+        order: list[int] | None = None
+        if len({column.lower() for column in columns}) == len(columns):
+            order = sorted(range(len(columns)), key=columns.__getitem__)
+        self._orders[columns] = order
+        self._account.size_bytes += LABEL_BYTES + 16 * len(columns)
+        return order
+
+
+def _decision(attribute: bytes, drops: NameDrops) -> Drop | bool:
+    """What drops a serialized KeyValue; True: it is kept, False: it goes, but is no label."""
+    one = messages.parse_key_value(attribute)
+    drop = drops.of(text_of(one.key))
+    if drop is None:
+        return True
+    return drop if one.value.WhichOneof("value") is not None else False
+
+
+class Head:
+    """A metric without its points: what its series have in common, and those that are known.
+
+    `known`: by the attributes as a tuple, or as the bytes of all of them with their tags.
+    `dropped`: by the same keys, each label that a point with these attributes loses; only where
+    there is one. `dropped_by`: what drops the metric as a whole; it has no series then. `shape`:
+    whatever a faster way of reading remembers of its points.
+    """
+
+    __slots__ = (
+        "_account", "_drops", "_framed", "_labels", "_outer", "_outer_dropped", "data", "dropped",
+        "dropped_by", "fixed", "known", "shape",
+    )  # fmt: skip
+
+    def __init__(
+        self, data: str, fixed: Fixed, context: Context, labels: Labels, account: Account
+    ) -> None:
+        self.data = data
+        self.fixed = fixed
+        self.known: dict[bytes | Attributes, Series] = {}
+        # what its points looked like last, up to their attributes
+        self.shape: object = None
+        name = str(fixed["metric_name"])
+        self.dropped_by = context.drops.metric(name)
+        self.dropped: dict[bytes | Attributes, tuple[Drop, ...]] = {}
+        self._drops = drops = context.drops.labels_of(name)
+        self._outer = context.outer
+        self._outer_dropped: tuple[Drop, ...] = ()
+        if drops is not None:
+            of_outer = [None if key is None else drops.of(key) for key in context.outer_keys]
+            both = list(zip(context.outer, of_outer, strict=True))
+            self._outer = [label for label, drop in both if drop is None]
+            self._outer_dropped = tuple([drop for drop in of_outer if drop is not None])
+        self._labels = labels
+        self._account = account
+        account.size_bytes += HEAD_BYTES + 4 * sum(len(str(value)) for value in fixed.values())
+        names = (context.stream, fixed["metric_name"], fixed["scope_name"], fixed["scope_version"])
+        self._framed = b"".join(_framed(str(name or "")) for name in names)
+
+    @property
+    def content(self) -> Hashable:
+        """Equal for heads whose series may be equal, also where they are of two contexts."""
+        return tuple(self.fixed.values()), tuple(sorted([label.pair for label in self._outer]))
+
+    def kept(self, attributes: Attributes) -> tuple[Attributes, tuple[Drop, ...]]:
+        """The attributes that are not dropped, and what drops each label that is."""
+        if self._drops is None:
+            return attributes, ()
+        return self._labels.kept(attributes, self._drops, self._outer_dropped)
+
+    def series(
+        self, kept: Attributes, key: bytes | Attributes, dropped: tuple[Drop, ...] = ()
+    ) -> Series:
+        """The series that serialized attributes make, remembered under `key`.
+
+        `kept` and `dropped` are what `kept` said of them. Points that differ in nothing but what
+        was dropped have the same series.
+        """
+        if self._drops is None:
+            return self._made(kept, key)
+        one = self.known.get(kept)
+        if one is None:
+            one = self._remembered(kept, self._made(kept, kept), self._outer_dropped)
+        return self._remembered(key, one, dropped)
+
+    def _remembered(
+        self, key: bytes | Attributes, one: Series, dropped: tuple[Drop, ...]
+    ) -> Series:
+        # in this order: another thread that knows the key must see what was dropped
+        if dropped:
+            self.dropped[key] = dropped
+        self.known[key] = one
+        size = len(key) if isinstance(key, bytes) else sum(map(len, key))
+        self._account.size_bytes += KEY_BYTES + size
+        return one
+
+    def _made(self, attributes: Attributes, key: bytes | Attributes) -> Series:
+        labels = self._labels
+        found = [*self._outer]
+        for raw in attributes:
+            label = labels.of(raw)
+            if label is not None:
+                found.append(label)
+        order = labels.order(tuple([label.pair[0] for label in found]))
+        spare: list[tuple[str, str]] = []
+        if order is not None:
+            found = [found[place] for place in order]
+            pairs = tuple([label.pair for label in found])
+        else:
+            pairs = _sorted_out(found, spare)
+        # first 64 bits of BLAKE2b over stream, metric, scope and labels, each length-prefixed
+        framed = self._framed + b"".join([label.framed for label in found])
+        digest = hashlib.blake2b(framed, digest_size=8).digest()
+        identity = int.from_bytes(digest, "little", signed=True)
+        one = self.known[key] = Series(identity, self.fixed, pairs, tuple(spare))
+        self._account.size_bytes += SERIES_BYTES + sum(map(len, attributes))
+        return one
+
+
+def _sorted_out(found: list[Label], spare: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """The labels that get a column, and the others into `spare`, where names are alike."""
+    # ASCII order decides among names that differ only in case; sort is stable for the rest
+    found.sort(key=_column)
+    first: dict[str, Label] = {}
+    for label in found:
+        if label.folded in first:
+            spare.append(label.pair)
+        else:
+            first[label.folded] = label
+    found.sort(key=_pair)
+    return tuple(label.pair for label in first.values())
+
+
+def _column(label: Label) -> str:
+    return label.pair[0]
+
+
+def _pair(label: Label) -> tuple[str, str]:
+    return label.pair
+
+
+def _framed(text: str) -> bytes:
+    raw = text.encode("utf-8", "surrogatepass")
+    return len(raw).to_bytes(4, "little") + raw
+
+
+class Context:
+    """What stream, headers, resource and scope give to each of their points."""
+
+    def __init__(
+        self,
+        arrival: Arrival,
+        resource_metrics: Any,
+        scope_metrics: Any,
+        labels: Labels,
+        account: Account,
+        drops: Drops = NO_DROPS,
+    ) -> None:
+        resource, scope = resource_metrics.resource, scope_metrics.scope
+        self.stream = arrival.stream
+        self._fixed: Fixed = {**_about_resource(resource_metrics), **_about_scope(scope_metrics)}
+        self.drops = drops
+        # by key: headers have none, and are not dropped
+        outer: list[tuple[str | None, Label]] = [
+            *((None, Label(header_column(name), value)) for name, value in arrival.header_columns),
+            *_outer_labels("resource_", resource.attributes),
+            *_outer_labels("scope_", scope.attributes),
+        ]
+        self.outer_keys = [key for key, _ in outer]
+        self.outer = [label for _, label in outer]
+        self.heads: dict[object, Head] = {}
+        self._labels = labels
+        self._account = account
+        account.size_bytes += HEAD_BYTES + 6 * sum(len(label.framed) for label in self.outer)
+
+    def head(self, metric: Any) -> Head:
+        """A metric of this context, parsed; `metric` has a data field that is set."""
+        data = metric.WhichOneof("data")
+        body = getattr(metric, data)
+        temporality = None
+        if data not in ("gauge", "summary"):
+            number = body.aggregation_temporality
+            temporality = _TEMPORALITIES.get(number, str(number))
+        fixed: Fixed = {
+            "metric_name": text_of(metric.name),
+            "metric_type": data,
+            "metric_unit": text_of(metric.unit) or None,
+            "metric_description": text_of(metric.description) or None,
+            "metric_metadata": attributes_json(metric.metadata),
+            "aggregation_temporality": temporality,
+            "is_monotonic": body.is_monotonic if data == "sum" else None,
+            **self._fixed,
+        }
+        key = tuple(fixed.values())
+        found = self.heads.get(key)
+        if found is None:
+            found = Head(data, fixed, self, self._labels, self._account)
+            self.heads[key] = found
+        return found
+
+
+def _outer_labels(prefix: str, attributes: Iterable[Any]) -> list[tuple[str, Label]]:
+    return [
+        (text_of(one.key), Label(label_column(prefix, text_of(one.key)), text))
+        for one in attributes
+        if (text := attribute_text(one.value)) is not None
+    ]
+
+
+def _about_resource(resource_metrics: Any) -> Mapping[str, str | int | None]:
+    resource = resource_metrics.resource
+    references = [
+        {
+            "type": text_of(one.type),
+            "schema_url": text_of(one.schema_url),
+            "id_keys": [text_of(key) for key in one.id_keys],
+            "description_keys": [text_of(key) for key in one.description_keys],
+        }
+        for one in resource.entity_refs
+    ]
+    return {
+        "resource_schema_url": text_of(resource_metrics.schema_url) or None,
+        "resource_dropped_attributes_count": resource.dropped_attributes_count or None,
+        "resource_entity_refs": json_text(references) if references else None,
+    }
+
+
+def _about_scope(scope_metrics: Any) -> Mapping[str, str | int | None]:
+    scope = scope_metrics.scope
+    return {
+        "scope_name": text_of(scope.name) or None,
+        "scope_version": text_of(scope.version) or None,
+        "scope_schema_url": text_of(scope_metrics.schema_url) or None,
+        "scope_dropped_attributes_count": scope.dropped_attributes_count or None,
+    }

@@ -1,0 +1,1 @@
+"""From an HTTP request to a record, and back to an answer."""

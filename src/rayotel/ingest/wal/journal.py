@@ -1,0 +1,364 @@
+"""The log as the rest of the server sees it: append and wait, seal, release, within a bound.
+
+One thread writes. It takes all requests that wait at that moment, appends them together and pays
+one fdatasync for all of them: the busier the server, the cheaper each acknowledgement. Decoded
+batches wait beside their segment, up to a bound in bytes; what is beyond it, or was there before a
+restart, is decoded again from the log when its time comes.
+
+A request that is sent again (see `seen`) is not appended: it is done when the first one is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rayotel.errors import DataDirectoryBusy, LogError
+from rayotel.ingest.wal import segments
+from rayotel.ingest.wal.recent_requests import SeenRequests, digest_of
+from rayotel.model import Batch, Record
+from rayotel.telemetry import Telemetry
+
+MAX_GROUP_RECORDS = 512
+MIN_FREE_DISK_BYTES = 32 * 1024 * 1024
+# A commit holds a whole segment decoded, and Fluent Bit's bodies grow thirteenfold and more.
+MAX_SEGMENT_COLUMNS_BYTES = 32 * 1024 * 1024
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Segment:
+    """A segment on disk and what memory knows of it.
+
+    `batches` has one entry per record, None where the record must be decoded again; None as a
+    whole: nothing is known, the segment was there before the start. `digests` are those of its
+    requests; `repeated` are positions of records that another segment stores. `columns_bytes`: what
+    it takes decoded; `waiting_bytes`: what of that is in memory.
+    """
+
+    number: int
+    path: Path
+    size_bytes: int
+    oldest_unix: float
+    batches: list[Batch | None] | None = None
+    columns_bytes: int = 0
+    waiting_bytes: int = 0
+    digests: list[bytes] = field(default_factory=list)
+    repeated: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Entry:
+    payload: bytes
+    batch: Batch
+    digest: bytes
+    done: Future[None] = field(default_factory=Future)
+
+
+class Journal:
+    """The open log of one data directory. `open` before use, `close` after; both may block."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        telemetry: Telemetry,
+        *,
+        segment_bytes: int,
+        limit_bytes: int,
+        max_waiting_columns_bytes: int,
+        max_waiting_records: int,
+        dedupe_window_seconds: int,
+        max_requests_remembered: int,
+    ) -> None:
+        self._directory = data_dir / "wal"
+        self._lock_path = data_dir / "lock"
+        self._telemetry = telemetry
+        self._segment_bytes = segment_bytes
+        self._limit_bytes = limit_bytes
+        self._max_waiting_columns_bytes = max_waiting_columns_bytes
+        self._entries: queue.Queue[_Entry | None] = queue.Queue(max_waiting_records)
+        self._lock = threading.Lock()
+        self._seen = SeenRequests(
+            self._directory / "seen",
+            window_seconds=dedupe_window_seconds,
+            max_requests=max_requests_remembered,
+        )
+        self._pending: dict[bytes, Future[None]] = {}
+        self._pending_lock = threading.Lock()
+        self._sealed: list[Segment] = []
+        self._sealed_bytes = 0
+        self._waiting_columns_bytes = 0
+        self._writer: segments.SegmentWriter | None = None
+        self._current: Segment | None = None
+        self._next_number = 0
+        self._thread = threading.Thread(target=self._write_groups, name="wal-writer", daemon=True)
+        self._lock_descriptor = -1
+        self._closed = True
+        self.receiver = ""
+        self.on_sealed: Callable[[], None] = lambda: None
+
+    @property
+    def directory(self) -> Path:
+        """Where the segments are."""
+        return self._directory
+
+    def open(self) -> None:
+        """Take the data directory, find the segments of earlier runs, start a new one."""
+        self._take_data_directory()
+        try:
+            self.receiver = segments.receiver_id(self._directory)
+            numbers = segments.segment_numbers(self._directory)
+            for number in numbers:
+                path = segments.segment_path(self._directory, number)
+                status = path.stat()
+                self._sealed.append(Segment(number, path, status.st_size, status.st_mtime))
+            self._recognise(self._seen.load(int(time.time())))
+            self._sealed_bytes = sum(segment.size_bytes for segment in self._sealed)
+            self._next_number = numbers[-1] + 1 if numbers else 1
+            self._start_segment()
+        except OSError as error:
+            raise LogError(
+                f"cannot open the log in '{self._directory}': {error.strerror}"
+            ) from None
+        self._closed = False
+        self._report()
+        self._thread.start()
+
+    def _recognise(self, owners: dict[bytes, int]) -> None:
+        """Remember the requests of segments of earlier runs, and find those that stand in two.
+
+        A request can stand in two where the disk failed under the first: it was not acknowledged,
+        and was sent again. One of them, the same after every start, stores it.
+        """
+        now = int(time.time())
+        for segment in self._sealed:
+            records = segments.read_segment(segment.path.read_bytes(), segment.number)
+            mine: set[bytes] = set()
+            for position, record in enumerate(r for r in records if isinstance(r, Record)):
+                digest = digest_of(record.arrival.stream, record.body)
+                if owners.setdefault(digest, segment.number) != segment.number or digest in mine:
+                    segment.repeated.add(position)
+                mine.add(digest)
+                segment.digests.append(digest)
+                self._seen.add(digest, now)
+
+    def _take_data_directory(self) -> None:
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._lock_descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise LogError(
+                f"cannot use the data directory '{self._lock_path.parent}': {error.strerror}",
+                hint="choose another with --data-dir or RAYOTEL_DATA_DIR",
+            ) from None
+        try:
+            fcntl.flock(self._lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock_descriptor)
+            raise DataDirectoryBusy(
+                f"another rayotel serves the data directory '{self._lock_path.parent}'",
+                hint="stop it, or give this one a --data-dir of its own",
+            ) from None
+
+    def earlier(self, digest: bytes) -> Future[None] | None:
+        """The same request's first try, done or on its way; None where there was none."""
+        with self._pending_lock:
+            pending = self._pending.get(digest)
+            if pending is None and digest in self._seen:
+                pending = Future()
+                pending.set_result(None)
+            return pending
+
+    def append(self, record: Record, batch: Batch, digest: bytes) -> Future[None]:
+        """Queue a record; the future is done when it is durable, or fails with a LogError."""
+        payload = segments.payload_of(record)
+        if self._closed:
+            raise LogError("the log is closing")
+        if self.size_bytes + len(payload) > self._limit_bytes:
+            raise LogError("the log is full: storage has not taken what waits in it")
+        entry = _Entry(payload, batch, digest)
+        entry.done.set_running_or_notify_cancel()  # a client that goes away cancels nothing
+        with self._pending_lock:
+            try:
+                self._entries.put_nowait(entry)
+            except queue.Full:
+                raise LogError("too many requests wait for the log") from None
+            self._pending[digest] = entry.done
+        return entry.done
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all segments that are not released yet."""
+        current = self._writer
+        return self._sealed_bytes + (current.size_bytes if current else 0)
+
+    @property
+    def oldest_number(self) -> int:
+        """The number of the first segment that is not released."""
+        with self._lock:
+            return self._sealed[0].number if self._sealed else self._next_number - 1
+
+    @property
+    def oldest_unix(self) -> float | None:
+        """When the oldest record that is not committed arrived, seconds since 1970; None: none."""
+        with self._lock:
+            if self._sealed:
+                return self._sealed[0].oldest_unix
+            has_records = self._current is not None and self._current.batches
+            return self._current.oldest_unix if self._current and has_records else None
+
+    def _write_groups(self) -> None:
+        stopping = False
+        while not stopping:
+            group: list[_Entry] = []
+            entry = self._entries.get()
+            while entry is not None:
+                group.append(entry)
+                if len(group) >= MAX_GROUP_RECORDS:
+                    break
+                try:
+                    entry = self._entries.get_nowait()
+                except queue.Empty:
+                    break
+            stopping = entry is None
+            if group:
+                self._write_group(group)
+
+    def _write_group(self, group: list[_Entry]) -> None:
+        failure: LogError | None = None
+        try:
+            with self._lock:
+                self._append_locked(group)
+        except LogError as error:
+            failure = error
+        except Exception as error:  # the thread must outlive any surprise: requests wait for it
+            log.exception("unexpected error in the log")
+            failure = LogError(f"the log failed: {type(error).__name__}")
+        now = int(time.time())
+        for entry in group:
+            with self._pending_lock:
+                self._pending.pop(entry.digest, None)
+                if failure is None:
+                    self._seen.add(entry.digest, now)
+            if failure is None:
+                entry.done.set_result(None)
+            else:
+                entry.done.set_exception(failure)
+        self._report()
+
+    def _append_locked(self, group: list[_Entry]) -> None:
+        free = shutil.disk_usage(self._directory).free
+        if free < MIN_FREE_DISK_BYTES + sum(len(entry.payload) for entry in group):
+            raise LogError("the disk of the log is full")
+        if self._writer is None:
+            self._start_segment()
+        if self._writer is None or self._current is None:
+            raise LogError("the log has no segment")
+        started = time.monotonic()
+        try:
+            self._writer.append([entry.payload for entry in group])
+        except LogError:
+            if self._writer.broken:
+                self._seal_locked()
+            raise
+        self._telemetry.fsync_seconds.observe(time.monotonic() - started)
+        self._keep_batches([entry.batch for entry in group])
+        self._current.digests += [entry.digest for entry in group]
+        self._current.size_bytes = self._writer.size_bytes
+        is_large = self._current.columns_bytes >= MAX_SEGMENT_COLUMNS_BYTES
+        if is_large or self._writer.size_bytes >= self._segment_bytes:
+            self._seal_locked()
+
+    def _keep_batches(self, batches: list[Batch]) -> None:
+        segment = self._current
+        if segment is None or segment.batches is None:
+            return
+        if not segment.batches:
+            segment.oldest_unix = time.time()
+        for batch in batches:
+            size = batch.memory_bytes
+            segment.columns_bytes += size
+            if self._waiting_columns_bytes + size > self._max_waiting_columns_bytes:
+                segment.batches.append(None)
+                continue
+            self._waiting_columns_bytes += size
+            segment.waiting_bytes += size
+            segment.batches.append(batch)
+
+    def _start_segment(self) -> None:
+        writer = segments.SegmentWriter(self._directory, self._next_number)
+        self._next_number += 1
+        self._writer = writer
+        self._current = Segment(writer.number, writer.path, writer.size_bytes, time.time(), [])
+
+    def _seal_locked(self) -> None:
+        writer, segment = self._writer, self._current
+        if writer is None or segment is None:
+            return
+        writer.close()
+        self._writer = self._current = None
+        self._sealed.append(segment)
+        self._sealed_bytes += segment.size_bytes
+        self.on_sealed()
+
+    def seal(self) -> None:
+        """Close the current segment if it has records, so that it can be committed."""
+        with self._lock:
+            if self._writer is not None and self._writer.records:
+                self._seal_locked()
+
+    def oldest_sealed(self) -> Segment | None:
+        """The next segment to commit."""
+        with self._lock:
+            return self._sealed[0] if self._sealed else None
+
+    def release(self, segment: Segment) -> None:
+        """Forget a committed segment. Raises LogError where its file cannot be removed."""
+        with self._lock:
+            if self._writer is None:
+                # the highest number must stay on disk: start its successor before removing it
+                self._start_segment()
+            try:
+                # from here on only the files of `seen` know these requests
+                self._seen.persist(segment.digests, segment.number, int(time.time()))
+                segment.path.unlink(missing_ok=True)
+            except OSError as error:
+                raise LogError(f"cannot release '{segment.path}': {error.strerror}") from None
+            self._sealed.remove(segment)
+            self._sealed_bytes -= segment.size_bytes
+            self._waiting_columns_bytes -= segment.waiting_bytes
+        self._report()
+
+    def _report(self) -> None:
+        self._telemetry.wal_bytes.set(self.size_bytes)
+        oldest = self.oldest_unix
+        self._telemetry.oldest_uncommitted.set(oldest if oldest is not None else 0)
+
+    def stop_appending(self) -> None:
+        """Write what is queued, then take no more. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._entries.put(None)
+        self._thread.join()
+
+    def close(self) -> None:
+        """Let go of the data directory. Idempotent."""
+        self.stop_appending()
+        with self._lock:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+        if self._lock_descriptor >= 0:
+            os.close(self._lock_descriptor)
+            self._lock_descriptor = -1

@@ -1,0 +1,1 @@
+"""Several parts of one hour become one."""

@@ -1,0 +1,185 @@
+"""Merging parts of an events stream into one, sorted by type, time and id, in bounded memory.
+
+Every part is sorted already, so a few batches of each input are held, and rows go to the output up
+to the smallest of the batches' last rows. Before that, the ids of all inputs are looked through for
+those that stand there more than once: of each, what arrived first stays, wherever in the hour the
+others are.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rayotel.lake import schema
+from rayotel.lake.merge.series import spellings
+from rayotel.lake.parts import COMMITTED, MERGED_EVENTS, Recipe, part_writer
+
+# an open part costs some ten megabytes, whatever is held of it
+MAX_OPEN_INPUTS = 16
+IDS_AT_ONCE = 200_000
+MAX_TURNS = 256  # ids are told apart by their last two digits
+# rows of all inputs that are held at once, and of a row group of the output
+HELD_BYTES = 12 << 20
+MAX_BATCH_ROWS = 8_192
+MIN_BATCH_ROWS = 16
+GROUP_BYTES = 32 << 20
+GROUP_ROWS = 131_072
+READ_BUFFER_BYTES = 64 << 10
+_SORTED_BY = [(name, "ascending") for name in ("event_type", "time_unix_nano", "event_id")]
+Keep = npt.NDArray[np.bool_]
+Key = tuple[bool, str, int, str]
+
+
+def merge(inputs: Sequence[Path], output: Path, stream: str, spill: Path) -> int:
+    """Merge Parquet parts into one; returns its rows. `spill` is an empty directory to work in."""
+    paths = list(inputs)
+    while len(paths) > MAX_OPEN_INPUTS:
+        target = spill / f"merged-{len(paths):06d}.parquet"
+        _merge(paths[:MAX_OPEN_INPUTS], target, stream, COMMITTED)
+        paths = [*paths[MAX_OPEN_INPUTS:], target]
+    return _merge(paths, output, stream, MERGED_EVENTS)
+
+
+def _merge(paths: Sequence[Path], output: Path, stream: str, recipe: Recipe) -> int:
+    names: set[str] = set()
+    for path in paths:
+        names.update(pq.read_schema(path).names)
+    labels = sorted(spellings(names - set(schema.EVENT_TYPES)).values())
+    kinds = schema.EVENT_TYPES | dict.fromkeys(labels, pa.string())
+    target = pa.schema(list(kinds.items()))
+    total = 0
+    with part_writer(output, target, stream, recipe) as writer:
+        for group in _groups(_in_order(paths, _kept(paths), target)):
+            writer.write_table(group, row_group_size=len(group))
+            total += len(group)
+            del group
+            pa.default_memory_pool().release_unused()
+    return total
+
+
+def _kept(paths: Sequence[Path]) -> list[Keep]:
+    """Which rows of each input stay: of rows with one id, the one that arrived first."""
+    rows = [pq.read_metadata(path).num_rows for path in paths]
+    keep = [np.ones(count, dtype=np.bool_) for count in rows]
+    turns = min(MAX_TURNS, sum(rows) // IDS_AT_ONCE + 1)
+    for turn in range(turns):
+        inputs, places, tables = [], [], []
+        for number, path in enumerate(paths):
+            for place, table in _ids(path, turn, turns):
+                inputs.append(np.full(len(place), number, dtype=np.int32))
+                places.append(place)
+                tables.append(table)
+        if not tables:
+            continue
+        input_, place = np.concatenate(inputs), np.concatenate(places)
+        found = pa.concat_tables(tables)
+        codes = found.column("event_id").combine_chunks().dictionary_encode().indices.to_numpy()
+        arrived = found.column("p_timestamp").cast(pa.int64()).to_numpy()
+        order = np.lexsort((place, input_, arrived, codes))
+        again = order[1:][codes[order[1:]] == codes[order[:-1]]]
+        for number in np.unique(input_[again]).tolist():
+            keep[number][place[again[input_[again] == number]]] = False
+    return keep
+
+
+def _ids(path: Path, turn: int, turns: int) -> Iterator[tuple[npt.NDArray[np.int64], pa.Table]]:
+    """Ids and arrivals of an input whose turn it is, and in which rows they stand."""
+    first = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(1 << 16, columns=["event_id", "p_timestamp"]):
+            table = pa.Table.from_batches([batch]).select(["event_id", "p_timestamp"])
+            place = np.arange(first, first + len(batch), dtype=np.int64)
+            first += len(batch)
+            if turns > 1:
+                ends = pc.utf8_slice_codeunits(table.column("event_id"), start=-2)
+                codes = ends.combine_chunks().dictionary_encode()
+                of_ends = np.array([int(end, 16) % turns for end in codes.dictionary.to_pylist()])
+                is_its_turn = of_ends[codes.indices.to_numpy()] == turn
+                place, table = place[is_its_turn], table.filter(pa.array(is_its_turn))
+            yield place, table
+
+
+class _Input:
+    """A part that is read bit by bit. `table`: rows that were read and not yet taken."""
+
+    def __init__(self, file: pq.ParquetFile, keep: Keep, target: pa.Schema, held_bytes: int):
+        metadata = file.metadata
+        groups = map(metadata.row_group, range(metadata.num_row_groups))
+        size = sum(group.total_byte_size for group in groups)
+        rows = held_bytes * metadata.num_rows // max(size, 1)
+        self._batches = file.iter_batches(min(MAX_BATCH_ROWS, max(MIN_BATCH_ROWS, rows)))
+        self._keep, self._target = keep, target
+        self._read = 0
+        self.table = target.empty_table()
+
+    def fill(self) -> bool:
+        """Read on where all rows are taken; whether there are any."""
+        while not len(self.table):
+            batch = next(self._batches, None)
+            if batch is None:
+                return False
+            keep = self._keep[self._read : self._read + len(batch)]
+            self._read += len(batch)
+            self.table = self._aligned(pa.Table.from_batches([batch]).filter(pa.array(keep)))
+        return True
+
+    def _aligned(self, table: pa.Table) -> pa.Table:
+        """With all columns of the output, in their order."""
+        columns = {name.lower(): table.column(name) for name in table.column_names}
+        none = [pa.nulls(len(table), one.type) for one in self._target]
+        arrays = [
+            columns.get(one.name.lower(), nulls).cast(one.type)
+            for one, nulls in zip(self._target, none, strict=True)
+        ]
+        return pa.table(arrays, schema=self._target)
+
+    def key(self, row: int) -> Key:
+        """What rows are sorted by; those without a type are the last."""
+        kind = self.table.column("event_type")[row].as_py()
+        time = self.table.column("time_unix_nano")[row].value
+        return kind is None, kind or "", time, self.table.column("event_id")[row].as_py()
+
+    def take(self, last: Key) -> pa.Table:
+        """The rows up to a key."""
+        end = bisect.bisect_right(range(len(self.table)), last, key=self.key)
+        taken, self.table = self.table.slice(0, end), self.table.slice(end)
+        return taken
+
+
+def _in_order(paths: Sequence[Path], keep: Sequence[Keep], target: pa.Schema) -> Iterator[pa.Table]:
+    """All rows that are kept, sorted, a stretch at a time."""
+    with contextlib.ExitStack() as stack:
+        held_bytes = HELD_BYTES // len(paths)
+        inputs = []
+        for path, kept in zip(paths, keep, strict=True):
+            file = stack.enter_context(pq.ParquetFile(path, buffer_size=READ_BUFFER_BYTES))
+            inputs.append(_Input(file, kept, target, held_bytes))
+        while inputs := [one for one in inputs if one.fill()]:
+            last = min(one.key(len(one.table) - 1) for one in inputs)
+            stretch = pa.concat_tables([one.take(last) for one in inputs])
+            order = pc.sort_indices(stretch, sort_keys=_SORTED_BY)
+            yield stretch.take(order)
+
+
+def _groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, as many together as make a row group."""
+    waiting: list[pa.Table] = []
+    rows = size = 0
+    for table in tables:
+        waiting.append(table)
+        rows += len(table)
+        size += table.nbytes
+        if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+            yield pa.concat_tables(waiting)
+            waiting, rows, size = [], 0, 0
+    if waiting:
+        yield pa.concat_tables(waiting)

@@ -1,0 +1,314 @@
+"""Merging parts into one, sorted by metric, labels and time, in bounded memory.
+
+An external merge sort by series. The inputs are read in runs of a bounded size. What is constant in
+a series is kept once per run (see `series`), and a row is its point's own columns and a number. A
+run is sorted and written to disk beside the list of its series in order. The lists are then merged,
+and whenever enough series are together for a row group, each run contributes one stretch of rows,
+which are put in order, given their labels back, and written. Memory holds one run, or one row
+group, at a time.
+
+Points of one series with the same time and the same values are one point: the one that arrived
+first stays.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rayotel.lake import schema
+from rayotel.lake.merge import repeats
+from rayotel.lake.merge.series import (
+    POINT_COLUMNS,
+    TEXT,
+    Entry,
+    SeriesTable,
+    is_of_series,
+    series_columns,
+    spellings,
+)
+from rayotel.lake.parts import MERGED, ROW_GROUP_ROWS, part_writer
+
+# a run ends with whichever comes first: rows, bytes of its points, bytes of its series
+RUN_ROWS = 262_144
+RUN_POINT_BYTES = 48 << 20
+RUN_SERIES_BYTES = 48 << 20
+READ_ROWS = 32_768
+BLOCK_SERIES_BYTES = 24 << 20
+# the merge holds one batch of every run: small ones, for runs may be many
+SPILL_BATCH_ROWS = 1_024
+LIST_BATCH_ROWS = 64
+_SERIES = "series"  # the column of a run that says which of its series a row is of
+Ints = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int32]
+
+
+@dataclass(slots=True)
+class _Run:
+    """A sorted run on disk. `taken`, `listed`: rows and series already merged."""
+
+    path: Path
+    taken: int = 0
+    listed: int = 0
+
+    @property
+    def list_path(self) -> Path:
+        """Where the list of its series is."""
+        return self.path.with_suffix(".series")
+
+
+@dataclass(slots=True)
+class _Block:
+    """Whole series in order, enough for a row group.
+
+    `contents` are distinct; `ranks` tells their order, for one series may have several; `numbers`
+    are per run those of its next series, in order, and `rows` how many rows these have.
+    """
+
+    contents: dict[bytes, int] = field(default_factory=dict)
+    ranks: list[int] = field(default_factory=list)
+    numbers: dict[int, list[int]] = field(default_factory=dict)
+    rows: dict[int, int] = field(default_factory=dict)
+    total_rows: int = 0
+    total_bytes: int = 0
+
+    def add(self, run: int, entry: Entry, rows: int, *, is_new_key: bool) -> None:
+        """Take the next series of a run."""
+        number = self.contents.setdefault(entry.content, len(self.contents))
+        if number == len(self.ranks):
+            last = self.ranks[-1] if self.ranks else 0
+            self.ranks.append(last + is_new_key)
+            self.total_bytes += 2 * len(entry.content)
+        self.numbers.setdefault(run, []).append(number)
+        self.rows[run] = self.rows.get(run, 0) + rows
+        self.total_rows += rows
+
+    def is_full(self) -> bool:
+        """Whether it should be written before another series is added."""
+        return self.total_rows >= ROW_GROUP_ROWS or self.total_bytes >= BLOCK_SERIES_BYTES
+
+
+def merge(inputs: Sequence[Path], output: Path, stream: str, spill: Path) -> int:
+    """Merge Parquet parts into one; returns its rows. `spill` is an empty directory to work in."""
+    names: set[str] = set()
+    held: set[str] = set()
+    runs = []
+    for number, (table, series) in enumerate(_run_tables(inputs, names, held)):
+        runs.append(_write_run(table, series, spill / f"run-{number:06d}.arrow"))
+        pa.default_memory_pool().release_unused()
+    spelled = spellings(names)
+    columns = [*schema.METRIC_TYPES, *sorted(spelled.values())]
+    target = pa.schema([(name, _target_type(name)) for name in columns])
+    held = {spelled.get(name.lower(), name) for name in held}
+    total = 0
+    with part_writer(output, target, stream, MERGED.holding(held)) as writer:
+        for block in _blocks(runs):
+            table = _ordered(runs, block, spelled, target)
+            groups = max(1, len(table) // ROW_GROUP_ROWS)
+            writer.write_table(table, row_group_size=-(-len(table) // groups))
+            total += len(table)
+            del table
+            pa.default_memory_pool().release_unused()
+    for run in runs:
+        run.path.unlink()
+        run.list_path.unlink()
+    return total
+
+
+def _target_type(name: str) -> pa.DataType:
+    kind = schema.METRIC_TYPES.get(name, pa.string())
+    return TEXT if pa.types.is_string(kind) else kind
+
+
+def _run_tables(
+    inputs: Sequence[Path], names: set[str], held: set[str]
+) -> Iterator[tuple[pa.Table, SeriesTable]]:
+    """The points of all inputs in tables that fit a run, and their series.
+
+    Adds to `names` all columns there are, and to `held` those that hold anything.
+    """
+    waiting: list[pa.Table] = []
+    series = SeriesTable()
+    rows = size = 0
+    for path in inputs:
+        for batch in _batches(path, names, held):
+            points = _points(batch, series)
+            waiting.append(points)
+            rows, size = rows + len(points), size + points.nbytes
+            enough = rows >= RUN_ROWS or size >= RUN_POINT_BYTES
+            if enough or series.size_bytes >= RUN_SERIES_BYTES:
+                yield _joined(waiting), series
+                waiting, series, rows, size = [], SeriesTable(), 0, 0
+    if waiting:
+        yield _joined(waiting), series
+
+
+def _batches(path: Path, names: set[str], held: set[str]) -> Iterator[pa.RecordBatch]:
+    """A part's rows, with the columns that hold anything."""
+    metadata = pq.read_metadata(path)
+    columns = metadata.schema.to_arrow_schema()
+    names.update(columns.names)
+    found = _held(metadata)
+    held |= found
+    texts = [one.name for one in columns if one.name in found and pa.types.is_string(one.type)]
+    with pq.ParquetFile(path, metadata=metadata, read_dictionary=texts) as file:
+        wanted = [name for name in columns.names if name in found]
+        for batch in file.iter_batches(READ_ROWS, columns=wanted):
+            if len(batch):
+                yield batch
+
+
+def _held(metadata: pq.FileMetaData) -> set[str]:
+    """The columns that are not known to be null throughout."""
+    found: set[str] = set()
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            told = column.statistics
+            if told is None or not told.has_null_count or told.null_count < column.num_values:
+                found.add(column.path_in_schema.partition(".")[0])
+    return found
+
+
+def _points(batch: pa.RecordBatch, series: SeriesTable) -> pa.Table:
+    """A batch without what is constant in a series, but for a number."""
+    own = [name for name in POINT_COLUMNS if name in batch.schema.names]
+    numbers = series.numbers(batch.select([n for n in batch.schema.names if is_of_series(n)]))
+    arrays = [pa.array(numbers)]
+    for name in own:
+        column = batch.column(name)
+        kind = _target_type(name)
+        arrays.append(column if column.type == kind else column.cast(kind))
+    return pa.table(arrays, names=[_SERIES, *own])
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    joined = pa.concat_tables(tables, promote_options="default")
+    return joined.unify_dictionaries().combine_chunks()
+
+
+def _integers(table: pa.Table, name: str) -> Ints:
+    column = table.column(name)
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.int64())
+    values: Ints = column.to_numpy()
+    return values
+
+
+def _write_run(table: pa.Table, series: SeriesTable, path: Path) -> _Run:
+    """Sort points by series and time, and write them with the list of their series."""
+    run = _Run(path)
+    entries = series.entries()
+    order = sorted(range(len(entries)), key=lambda number: entries[number].key)
+    position = np.empty(len(order), dtype=np.int32)
+    position[order] = np.arange(len(order), dtype=np.int32)
+    numbers = position[_integers(table, _SERIES)]
+    counts = np.bincount(numbers, minlength=len(order))
+    rows = pa.array(_order(numbers, _integers(table, "time_unix_nano")))
+    table = table.set_column(0, _SERIES, pa.array(numbers))
+    _spill(table.take(rows).combine_chunks(), run.path, SPILL_BATCH_ROWS)
+    listed = pa.table(
+        {
+            "key": pa.array([entries[number].key for number in order], pa.binary()),
+            "content": pa.array([entries[number].content for number in order], pa.binary()),
+            "rows": pa.array(counts),
+        }
+    )
+    _spill(listed, run.list_path, LIST_BATCH_ROWS)
+    return run
+
+
+def _spill(table: pa.Table, path: Path, batch_rows: int) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=batch_rows)
+
+
+def _order(ranks: npt.NDArray[np.integer], time: Ints, arrived: Ints | None = None) -> Ints:
+    """Rows by rank, time and arrival; what is equal in all of them stays as it is."""
+    start = int(time.min())
+    span = int(time.max()) - start + 1
+    if (int(ranks.max()) + 1) * span >= 2**63:
+        return np.lexsort((time, ranks) if arrived is None else (arrived, time, ranks))
+    both = ranks.astype(np.int64) * span + (time - start)
+    order: Ints = np.argsort(both, kind="stable")
+    if arrived is not None:
+        both = both[order]
+        if (both[1:] == both[:-1]).any():
+            return np.lexsort((arrived, time, ranks))
+    return order
+
+
+def _listed(run: _Run, number: int) -> Iterator[tuple[bytes, int, Entry, int]]:
+    with pa.OSFile(str(run.list_path)) as source:
+        reader = pa.ipc.open_file(source)
+        for index in range(reader.num_record_batches):
+            columns = [column.to_pylist() for column in reader.get_batch(index).columns]
+            for key, content, rows in zip(*columns, strict=True):
+                yield key, number, Entry(key, content), rows
+
+
+def _blocks(runs: list[_Run]) -> Iterator[_Block]:
+    block, last_key = _Block(), b""
+    listed = (_listed(run, number) for number, run in enumerate(runs))
+    for key, number, entry, rows in heapq.merge(*listed, key=lambda one: one[:2]):
+        if key != last_key and block.is_full():
+            yield block
+            block = _Block()
+        block.add(number, entry, rows, is_new_key=key != last_key)
+        last_key = key
+    if block.contents:
+        yield block
+
+
+def _stretch(run: _Run, rows: int, numbers: list[int]) -> pa.Table:
+    """The next rows of a run, their series numbered as in the block."""
+    with pa.OSFile(str(run.path)) as source:
+        reader = pa.ipc.open_file(source)
+        first = run.taken // SPILL_BATCH_ROWS
+        last = (run.taken + rows - 1) // SPILL_BATCH_ROWS
+        batches = [reader.get_batch(index) for index in range(first, last + 1)]
+        table = pa.Table.from_batches(batches).slice(run.taken % SPILL_BATCH_ROWS, rows)
+    own = np.array(numbers, dtype=np.int32)[_integers(table, _SERIES) - run.listed]
+    run.taken += rows
+    run.listed += len(numbers)
+    return table.set_column(0, _SERIES, pa.array(own))
+
+
+def _ordered(
+    runs: list[_Run], block: _Block, spelled: dict[str, str], target: pa.Schema
+) -> pa.Table:
+    """All rows of a block by series, time and arrival, each point once, with all columns."""
+    points = _joined(
+        [_stretch(runs[run], rows, block.numbers[run]) for run, rows in block.rows.items()]
+    )
+    numbers = _integers(points, _SERIES)
+    ranks = np.array(block.ranks, dtype=np.int64)[numbers]
+    times = _integers(points, "time_unix_nano")
+    order = _order(ranks, times, _integers(points, "p_timestamp"))
+    points = points.take(pa.array(order)).combine_chunks()
+    ranks, times, numbers = ranks[order], times[order], numbers[order]
+    same = np.flatnonzero((ranks[1:] == ranks[:-1]) & (times[1:] == times[:-1])) + 1
+    if len(same):
+        keep = repeats.kept(points, same)
+        points, numbers = points.filter(pa.array(keep)).combine_chunks(), numbers[keep]
+    of_series = series_columns(list(block.contents), spelled)
+    place = pa.array(numbers)
+    arrays = []
+    nulls: dict[pa.DataType, pa.Array] = {}
+    for one in target:
+        if one.name in of_series:
+            arrays.append(of_series[one.name].take(place))
+        elif one.name in points.column_names:
+            arrays.append(points.column(one.name))
+        else:
+            # one array serves all columns of a type
+            if one.type not in nulls:
+                nulls[one.type] = pa.nulls(len(points), one.type)
+            arrays.append(nulls[one.type])
+    return pa.table(arrays, schema=target)

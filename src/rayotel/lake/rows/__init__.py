@@ -1,0 +1,1 @@
+"""From decoded batches to Arrow tables, by hour."""

@@ -1,0 +1,106 @@
+"""From decoded events to Arrow tables, one per hour of event time.
+
+Rows are sorted by type, time and id, those without a type last, as in merged parts. Each id is kept
+once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from rayotel.lake import schema
+from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.model import NANOSECONDS_PER_HOUR, Arrival, Event, EventBatch
+
+_OF_ARRIVAL = ("p_timestamp", "p_src_ip", "p_user_agent", schema.OVERFLOW)
+_OF_EVENT = tuple(name for name in schema.EVENT_TYPES if name not in _OF_ARRIVAL)
+# almost every row has another: a dictionary of them would be a second copy
+_DISTINCT = frozenset({"event_id", "event", "problem"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """What the rows of one request have in common: columns and labels."""
+
+    arrival: Arrival
+    labels: dict[str, str]
+    overflow: dict[str, str]
+
+
+def tables_by_hour(
+    batches: Sequence[EventBatch], labels: LabelColumns, is_known: Callable[[str], bool]
+) -> tuple[dict[int, pa.Table], list[str], int]:
+    """Tables of all events of `batches`, which are of one stream, by hour since 1970.
+
+    Left out are events that `is_known` knows by their id, and all but the first of those that share
+    one. Also returns the ids of what is in the tables, in order of arrival, and how many were left
+    out. Deterministic.
+    """
+    kept: dict[str, tuple[Event, _Origin]] = {}
+    total = 0
+    for batch in batches:
+        origin = _origin(batch.arrival, labels)
+        total += len(batch.events)
+        for event in batch.events:
+            if event.event_id not in kept and not is_known(event.event_id):
+                kept[event.event_id] = (event, origin)
+    by_hour: dict[int, list[tuple[Event, _Origin]]] = {}
+    for row in kept.values():
+        by_hour.setdefault(row[0].time_unix_nano // NANOSECONDS_PER_HOUR, []).append(row)
+    tables = {hour: _table(rows) for hour, rows in by_hour.items()}
+    return tables, list(kept), total - len(kept)
+
+
+def _origin(arrival: Arrival, labels: LabelColumns) -> _Origin:
+    columns: dict[str, str] = {}
+    overflow: dict[str, str] = {}
+    for name, value in arrival.header_columns:
+        column = schema.header_column(name, schema.EVENTS)
+        has_place = column not in columns and labels.admit(column)
+        (columns if has_place else overflow).setdefault(column, value)
+    return _Origin(arrival, columns, overflow)
+
+
+def _table(rows: list[tuple[Event, _Origin]]) -> pa.Table:
+    rows.sort(key=_order)
+    events = [event for event, _ in rows]
+    origins = [origin for _, origin in rows]
+    columns = {
+        "p_timestamp": pa.array(
+            [one.arrival.received_unix_nano for one in origins], schema.TIMESTAMP
+        ),
+        "p_src_ip": _text("p_src_ip", [one.arrival.source_ip for one in origins]),
+        "p_user_agent": _text("p_user_agent", [one.arrival.user_agent for one in origins]),
+        schema.OVERFLOW: _text(schema.OVERFLOW, list(_overflow(rows))),
+    }
+    for name in _OF_EVENT:
+        values = [getattr(event, name) for event in events]
+        kind = schema.EVENT_TYPES[name]
+        is_text = pa.types.is_string(kind)
+        columns[name] = _text(name, values) if is_text else pa.array(values, kind)
+    found = {name: columns[name] for name in schema.EVENT_TYPES}
+    for label in sorted({label for one in origins for label in one.labels}):
+        found[label] = _text(label, [one.labels.get(label) for one in origins])
+    return pa.table(found)
+
+
+def _order(row: tuple[Event, _Origin]) -> tuple[bool, str, int, str]:
+    kind = row[0].event_type
+    return kind is None, kind or "", row[0].time_unix_nano, row[0].event_id
+
+
+def _text(name: str, values: list[str | None]) -> pa.Array:
+    array = pa.array(values, pa.string())
+    return array if name in _DISTINCT else array.dictionary_encode()
+
+
+def _overflow(rows: list[tuple[Event, _Origin]]) -> Iterator[str | None]:
+    """Labels without a column and members beside the payload, as one JSON object."""
+    for event, origin in rows:
+        beside = json.loads(event.beside) if event.beside else {}
+        both = {**beside, **origin.overflow}
+        yield json.dumps(both, ensure_ascii=False, sort_keys=True) if both else None

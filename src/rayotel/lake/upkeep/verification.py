@@ -1,0 +1,144 @@
+"""Reading every part of a range, and saying in words what is wrong.
+
+A part is wrong when it cannot be opened or read to its end (page checksums included), lacks a
+documented column or has it in another type, or holds points of another stream or hour than its
+name says. Names are wrong when two parts of one receiver and hour overlap and neither covers the
+other: their points would be counted twice. Other objects are only mentioned.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rayotel.errors import StorageMissing
+from rayotel.lake import catalog, layout, schema
+from rayotel.lake.layout import Part
+from rayotel.lake.storage.interface import Storage
+from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
+
+BATCH_ROWS = 65_536
+ASIDE = ".damaged/"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about an object. `is_damage`: answers are wrong or impossible because of it."""
+
+    key: str
+    words: str
+    is_damage: bool
+
+
+@dataclass(slots=True)
+class Verified:
+    """What was read."""
+
+    parts: int = 0
+    rows: int = 0
+    bytes: int = 0
+
+
+def verify(
+    storage: Storage, streams: Iterable[str], range_: TimeRange, done: Verified
+) -> Iterator[Finding]:
+    """Findings, as they come; `done` is counted up. Raises StorageError if storage is away."""
+    for stream in streams:
+        parts = sorted(catalog.all_parts(storage, stream, range_), key=lambda part: part.name)
+        visible = {part.name for part in layout.visible(parts)}
+        for part in parts:
+            words = _read(storage, part, done)
+            if words is not None:
+                yield Finding(part.name.key, words, is_damage=part.name in visible)
+        yield from _overlaps([part for part in parts if part.name in visible])
+        yield from _strangers(storage, stream)
+    for item in storage.unfinished():
+        yield Finding(item.key, "is of a write that has not ended; it is never read", False)
+
+
+def _read(storage: Storage, part: Part, done: Verified) -> str | None:
+    """What is wrong with a part; None where nothing is."""
+    with tempfile.TemporaryDirectory(prefix="rayotel-verify-") as directory:
+        path = Path(directory) / "part.parquet"
+        try:
+            storage.fetch(part.name.key, path)
+        except StorageMissing:
+            return None  # removed since it was listed
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                words = _schema_fault(file.schema_arrow) or _rows_fault(file, part, done)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            return f"cannot be read: {str(error).splitlines()[0][:200]}"
+    done.parts += 1
+    done.bytes += part.size_bytes
+    return words
+
+
+def _schema_fault(found: pa.Schema) -> str | None:
+    for column in schema.COLUMNS[schema.signal_of(found.names)]:
+        if column.name not in found.names:
+            return f"has no column '{column.name}'"
+        kind = found.field(column.name).type
+        if kind != column.type and not pa.types.is_nested(kind):
+            return f"column '{column.name}' is {kind}, not {column.type}"
+    folded = [name.lower() for name in found.names]
+    if len(set(folded)) != len(folded):
+        return "has columns that differ only in case"
+    return None
+
+
+def _rows_fault(file: pq.ParquetFile, part: Part, done: Verified) -> str | None:
+    marks = file.metadata.metadata or {}
+    stream = marks.get(b"rayotel.stream", part.name.stream.encode())
+    if stream.decode("utf-8", "replace") != part.name.stream:
+        return f"is of stream '{stream.decode('utf-8', 'replace')[:100]}'"
+    rows = 0
+    for batch in file.iter_batches(BATCH_ROWS):
+        rows += batch.num_rows
+        times = batch.column("time_unix_nano").cast(pa.int64()).to_numpy()
+        if len(times) and set(times // NANOSECONDS_PER_HOUR) != {part.name.hour}:
+            return "has points of another hour"
+    if rows != file.metadata.num_rows:
+        return f"has {rows} rows and promises {file.metadata.num_rows}"
+    done.rows += rows
+    return None
+
+
+def _overlaps(parts: list[Part]) -> Iterator[Finding]:
+    groups: dict[tuple[int, str], list[Part]] = {}
+    for part in parts:
+        groups.setdefault((part.name.hour, part.name.receiver), []).append(part)
+    for group in groups.values():
+        reach: Part | None = None
+        for part in sorted(group, key=lambda one: (one.name.first, one.name.last)):
+            if reach is not None and part.name.first <= reach.name.last:
+                yield Finding(
+                    part.name.key,
+                    f"overlaps '{reach.name.key}' and neither covers the other:"
+                    " points may be counted twice",
+                    is_damage=True,
+                )
+            if reach is None or part.name.last > reach.name.last:
+                reach = part
+
+
+def _strangers(storage: Storage, stream: str) -> Iterator[Finding]:
+    for item in storage.objects(layout.stream_prefix(stream)):
+        if layout.parse_key(item.key) is None:
+            yield Finding(item.key, "is not an object of rayotel; it is never read", False)
+
+
+def move_aside(storage: Storage, key: str) -> str:
+    """Move an object to where no question reads it; returns its new key. Never deletes bytes."""
+    with tempfile.TemporaryDirectory(prefix="rayotel-verify-") as directory:
+        path = Path(directory) / "object"
+        storage.fetch(key, path)
+        target = ASIDE + key
+        storage.put_file(target, path)
+    storage.delete(key)
+    return target

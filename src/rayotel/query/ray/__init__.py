@@ -1,0 +1,1 @@
+"""What rayotel knows of Ray, as SQL and as data."""

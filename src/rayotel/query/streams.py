@@ -1,0 +1,142 @@
+"""What the lake holds: rows, bytes, files and times of each stream, and the columns of one."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+
+from rayotel.errors import QueryError
+from rayotel.lake import cache as caching
+from rayotel.lake import catalog
+from rayotel.lake.cache import Cache
+from rayotel.lake.footers import Footer
+from rayotel.lake.schema import origin, signal_of
+from rayotel.lake.storage.interface import Storage, side_by_side
+from rayotel.model import NANOSECONDS_PER_SECOND, TimeRange
+from rayotel.query import views
+from rayotel.query.session import Limits, ask
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOverview:
+    """One stream. Times are event times; `lag_seconds`: from the last event to now."""
+
+    stream: str
+    rows: int
+    bytes: int
+    files: int
+    first_event: datetime | None
+    last_event: datetime | None
+    lag_seconds: float | None
+
+
+def streams(
+    storage: Storage,
+    range_: TimeRange,
+    limits: Limits,
+    *,
+    only: str | None = None,
+    cache: Cache | None = None,
+    progress: Callable[[int, int], object] = max,
+) -> list[StreamOverview]:
+    """Every stream that has parts in the range, or the one named.
+
+    From footers alone, but for parts that reach beyond the range: their rows are counted.
+    `progress` is told how many parts are done, of how many.
+    """
+    names = catalog.streams(storage)
+    if only is not None and only not in names:
+        raise QueryError(f"no stream '{only[:100]}'", hint="'rayotel streams' lists them")
+    wanted = names if only is None else [only]
+    listed = side_by_side(lambda name: catalog.parts(storage, name, range_), wanted)
+    by_stream = {name: parts for name, parts in zip(wanted, listed, strict=True) if parts}
+    everything = [part for parts in by_stream.values() for part in parts]
+    read = caching.footers(storage, everything, cache, lambda done: progress(done, len(everything)))
+    footers = iter(read)
+    found = []
+    for name, parts in by_stream.items():
+        size = sum(part.size_bytes for part in parts)
+        told = _of_footers(list(itertools.islice(footers, len(parts))), range_)
+        rows, first, last = told or _of_rows(storage, name, range_, limits, cache)
+        lag = None if last is None else time.time() - last / NANOSECONDS_PER_SECOND
+        found.append(
+            StreamOverview(name, rows, size, len(parts), _moment(first), _moment(last), lag)
+        )
+    return found
+
+
+Extent = tuple[int, int | None, int | None]
+
+
+def _of_footers(footers: list[Footer], range_: TimeRange) -> Extent | None:
+    """Rows, first and last event in nanoseconds; None where footers cannot tell."""
+    touched = [footer for footer in footers if footer.touches(range_)]
+    if not all(footer.is_within(range_) for footer in touched):
+        return None
+    firsts = [one.first_unix_nano for one in touched]
+    lasts = [one.last_unix_nano for one in touched]
+    if None in firsts or None in lasts:
+        return None
+    return (
+        sum(footer.rows for footer in touched),
+        min((one for one in firsts if one is not None), default=None),
+        max((one for one in lasts if one is not None), default=None),
+    )
+
+
+def _of_rows(
+    storage: Storage, stream: str, range_: TimeRange, limits: Limits, cache: Cache | None
+) -> Extent:
+    sql = (
+        "SELECT count(*) AS n, epoch_ns(min(time_unix_nano)) AS first,"
+        f" epoch_ns(max(time_unix_nano)) AS last FROM {views.quoted(stream)}"
+    )
+    with ask(storage, range_, limits, sql, cache=cache) as result:
+        row = result.rows()[0]
+    return row["n"], row["first"], row["last"]
+
+
+def _moment(unix_nano: int | None) -> datetime | None:
+    if unix_nano is None:
+        return None
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=unix_nano // 1000)
+
+
+def table(found: list[StreamOverview]) -> pa.Table:
+    """The overview as a table."""
+    moment = pa.timestamp("us", tz="UTC")
+    schema = pa.schema(
+        [
+            ("stream", pa.string()),
+            ("rows", pa.int64()),
+            ("bytes", pa.int64()),
+            ("files", pa.int64()),
+            ("first_event", moment),
+            ("last_event", moment),
+            ("lag_seconds", pa.float64()),
+        ]
+    )
+    return pa.Table.from_pylist([asdict(one) for one in found], schema=schema)
+
+
+def columns(
+    storage: Storage,
+    stream: str,
+    range_: TimeRange,
+    limits: Limits,
+    *,
+    cache: Cache | None = None,
+) -> list[tuple[str, str, str]]:
+    """(name, type, what it holds) of every column of a stream's table."""
+    sql = f"DESCRIBE {views.quoted(stream)}"
+    with ask(storage, range_, limits, sql, cache=cache) as result:
+        rows = result.rows()
+    signal = signal_of(row["column_name"] for row in rows)
+    return [
+        (row["column_name"], row["column_type"], origin(row["column_name"], signal)) for row in rows
+    ]

@@ -1,0 +1,315 @@
+"""The composition root: which object gets which, what starts before what, how it all ends."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from rayotel import __version__
+from rayotel.config import Settings
+from rayotel.errors import RayotelError, RequestRefused, UsageError
+from rayotel.http.middleware import BasicAuthentication, ConnectionLimit, Drain, RequestCounter
+from rayotel.ingest.committer import Committer
+from rayotel.ingest.decode.decoder import JSON, PROTOBUF, Decoder
+from rayotel.ingest.decode.limits.drops import parse_drops
+from rayotel.ingest.receive import responses
+from rayotel.ingest.receive.admission import Admission
+from rayotel.ingest.receive.receiver import Receiver
+from rayotel.ingest.receive.request import DEFAULT_STREAMS
+from rayotel.ingest.wal.journal import Journal
+from rayotel.ingest.wal.recent_events import StoredEvents
+from rayotel.ingest.wal.stream_signals import StreamSignals
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
+from rayotel.lake.upkeep.compactor import Compactor, CompactorThread, Schedule, Tidied
+from rayotel.lake.upkeep.retention import parse_policies
+from rayotel.telemetry import Telemetry
+from rayotel.web import status
+from rayotel.web.status import About
+
+GRACEFUL_CONNECTIONS_SECONDS = 10
+KEEP_ALIVE_SECONDS = 75
+SWITCH_SECONDS = 0.001
+# many more objects than Python waits for: a request makes a few hundred that reference each other
+GC_THRESHOLDS = (10_000, 20, 20)
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """A server's parts, composed. `open`, serve `app`, `close`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._ready = False
+        self.open_connections: Callable[[], int] = int  # until a server tells
+        drops = parse_drops(settings.drop_metrics, settings.drop_labels)
+        self.telemetry = Telemetry()
+        for drop in drops.all:
+            self.telemetry.dropped(drop, 0)
+        self.storage: Storage = open_storage(
+            settings.storage_url,
+            s3_endpoint=settings.s3_endpoint,
+            s3_region=settings.s3_region,
+        )
+        self.journal = Journal(
+            Path(settings.data_dir),
+            self.telemetry,
+            segment_bytes=settings.wal_segment_bytes,
+            limit_bytes=settings.wal_limit_bytes,
+            max_waiting_columns_bytes=settings.max_waiting_columns_bytes,
+            max_waiting_records=settings.max_requests_in_flight,
+            dedupe_window_seconds=settings.dedupe_window_seconds,
+            max_requests_remembered=settings.max_requests_remembered,
+        )
+        self.signals = StreamSignals(
+            self.journal.directory / "signals.json",
+            {stream: signal for signal, stream in DEFAULT_STREAMS.items()},
+        )
+        self.stored = StoredEvents(
+            self.journal.directory / "events", max_events=settings.max_events_remembered
+        )
+        self.decoder = Decoder(
+            max_inflated_body_bytes=settings.max_inflated_body_bytes,
+            max_series_cached_bytes=settings.max_series_cached_bytes,
+            drops=drops,
+        )
+        self.committer = Committer(
+            self.journal,
+            self.storage,
+            self.telemetry,
+            self.decoder.decode_any,
+            self.stored,
+            interval_seconds=settings.commit_interval_seconds,
+            max_label_columns=settings.max_label_columns,
+        )
+
+        self._compactor = CompactorThread(
+            Compactor(
+                self.storage,
+                Path(settings.data_dir) / "compaction",
+                Schedule(
+                    settings.compaction_after_seconds,
+                    settings.compaction_grace_seconds,
+                    parse_policies(settings.retention, settings.retention_by_stream),
+                ),
+                apart=True,
+            ),
+            lambda: self.journal.receiver,
+            settings.compaction_interval_seconds,
+            self._tidied,
+        )
+
+    def _tidied(self, done: Tidied) -> None:
+        self.telemetry.hours_compacted.inc(done.hours)
+        self.telemetry.rows_repeated.labels("merge").inc(done.repeated)
+        self.telemetry.parts_removed.inc(done.removed)
+        self.telemetry.parts_expired.inc(done.expired)
+
+    def open(self) -> None:
+        """Take the data directory, find what earlier runs left, begin to commit and compact."""
+        self.journal.open()
+        self.signals.open()
+        self.stored.open(self.journal.oldest_number)
+        self.committer.start()
+        self._compactor.start()
+        self._ready = True
+
+    def close(self) -> bool:
+        """Commit everything and let go. Whether all acknowledged points are on storage."""
+        self._ready = False
+        self.journal.stop_appending()
+        done = self.committer.stop(self._settings.shutdown_timeout_seconds)
+        self._compactor.stop()
+        if not done:
+            log.error(
+                "%d bytes wait in the log and are committed at the next start",
+                self.journal.size_bytes,
+            )
+        self.journal.close()
+        self.storage.close()
+        return done
+
+    def app(self) -> FastAPI:
+        """The ASGI application."""
+        settings = self._settings
+        receiver = Receiver(
+            self.journal,
+            self.decoder,
+            Admission(
+                max_requests=settings.max_requests_in_flight,
+                max_bytes=settings.max_bytes_in_flight,
+                telemetry=self.telemetry,
+            ),
+            self.telemetry,
+            self.signals,
+            events_token=settings.events_token,
+            max_compressed_body_bytes=settings.max_compressed_body_bytes,
+            body_timeout_seconds=settings.body_timeout_seconds,
+        )
+        about = About(
+            name="rayotel",
+            version=__version__,
+            receiver=self.journal.receiver,
+            storage=self.storage.url,
+            commit_interval_seconds=settings.commit_interval_seconds,
+        )
+        app = FastAPI(
+            title="rayotel",
+            version=__version__,
+            docs_url=None,
+            redoc_url=None,
+            openapi_url="/api/v1/openapi.json",
+        )
+        app.include_router(receiver.router())
+        app.include_router(status.router(about, lambda: self._ready, self.telemetry))
+        app.add_exception_handler(RequestRefused, _refused)
+        app.add_exception_handler(HTTPException, _refused)
+        paths = frozenset(str(getattr(route, "path", "")) for route in app.routes)
+        app.user_middleware[:] = [
+            Middleware(RequestCounter, telemetry=self.telemetry, paths=paths),
+            Middleware(Drain),
+            Middleware(_Refusals),
+            Middleware(
+                ConnectionLimit,
+                max_connections=settings.max_connections,
+                open_now=lambda: self.open_connections(),
+            ),
+        ]
+        if settings.has_credentials:
+            app.user_middleware.append(
+                Middleware(
+                    BasicAuthentication,
+                    username=settings.username,
+                    password=settings.password,
+                )
+            )
+        return app
+
+
+class _Refusals:
+    """Answers errors of the middleware inside it, which the routes' handlers never see."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except RequestRefused as error:
+            response = await _refused(Request(scope, receive), error)
+            await response(scope, receive, send)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    allowed: Mapping[str, str] = {}
+    if isinstance(error, HTTPException):
+        allowed = error.headers or {}
+        error = RequestRefused(error.status_code, str(error.detail).lower())
+    if not isinstance(error, RequestRefused):
+        raise error
+    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    response = responses.refused(PROTOBUF if sent == PROTOBUF else JSON, error)
+    response.headers.update(allowed)
+    if error.http_status == 401:
+        response.headers["WWW-Authenticate"] = 'Basic realm="rayotel"'
+    return response
+
+
+def serve(settings: Settings, announce: Callable[[str], None]) -> int:
+    """Run a server until SIGTERM or SIGINT; the process's exit status.
+
+    0: every acknowledged point is in a part. 1: some wait in the log for the next start.
+    """
+    listener = _listen(settings)
+    service = Service(settings)
+    try:
+        service.open()
+    except RayotelError:
+        listener.close()
+        raise
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    announce(f"rayotel {__version__} listens on http://{shown}:{port}")
+    announce(f"lake: {service.storage.url}  log: {service.journal.directory}")
+    try:
+        _run(service, listener)
+    finally:
+        announce("stopping: committing what the log holds")
+        done = service.close()
+    return 0 if done else 1
+
+
+def _run(service: Service, listener: socket.socket) -> None:
+    server = uvicorn.Server(
+        uvicorn.Config(
+            service.app(),
+            # the other parser, httptools, takes headers without a bound and requests without a host
+            http="h11",
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=GRACEFUL_CONNECTIONS_SECONDS,
+            server_header=False,
+        )
+    )
+    service.open_connections = lambda: len(server.server_state.connections)
+    # requests wait no longer than this for a thread that decodes or commits
+    sys.setswitchinterval(SWITCH_SECONDS)
+    # what was imported stays: a full collection would keep every request waiting to go through it
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    # uvicorn raises the signal that stopped it once more at its end; by then it has done its work
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(server.serve(sockets=[listener]))
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (OSError, UnicodeError):
+        raise UsageError("setting 'host' is not an address of this machine") from None
+    family, kind, protocol, _, address = found[0]
+    _refuse_open_door(settings, [str(one[4][0]) for one in found])
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise RayotelError(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}",
+            hint="choose another with --port or RAYOTEL_PORT",
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+def _refuse_open_door(settings: Settings, addresses: list[str]) -> None:
+    if settings.has_credentials or settings.insecure:
+        return
+    if not all(ipaddress.ip_address(one.partition("%")[0]).is_loopback for one in addresses):
+        raise UsageError(
+            f"will not listen on '{settings.host}' without credentials: anybody could write",
+            hint="set RAYOTEL_USERNAME and RAYOTEL_PASSWORD, or give --insecure",
+        )
