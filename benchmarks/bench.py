@@ -23,7 +23,6 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import load
-from harness import LIMITS, RECORDING, Server
 from rayotel import replay
 from rayotel.ingest.decode.decoder import PROTOBUF, Decoder
 from rayotel.lake import parts
@@ -34,6 +33,7 @@ from rayotel.lake.storage.opening import open_storage
 from rayotel.model import Arrival, MetricBatch, Record, TimeRange
 from rayotel.query.ray import questions as shipped
 from rayotel.query.session import Session
+from support.harness import LIMITS, RECORDING, Server
 
 ROUNDS = 5
 CHURN_REQUESTS, CHURN_SERIES = 500, 2000

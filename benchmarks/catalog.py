@@ -21,12 +21,12 @@ import pyarrow.compute as pc
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from compaction import moved, recorded_tables
-from fault_proxy import Fault, FaultProxy, Kind
-from harness import RAYOTEL, S3_KEY_ID, S3_SECRET, environment, make_bucket, s3_server
-from lakes import RECEIVER
 from rayotel.lake import parts
 from rayotel.lake.layout import PartName
 from rayotel.model import NANOSECONDS_PER_HOUR
+from support.fault_proxy import Fault, FaultProxy, Kind
+from support.harness import RAYOTEL, S3_KEY_ID, S3_SECRET, environment, make_bucket, s3_server
+from support.lakes import RECEIVER
 
 COMMANDS = (
     ("streams", "streams", "--format", "csv"),

@@ -24,8 +24,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from harness import LIMITS, RAYOTEL, RECORDING, environment
-from lakes import DECODER, RECEIVER
 from rayotel import replay
 from rayotel.ingest.decode.decoder import PROTOBUF
 from rayotel.lake import parts
@@ -35,6 +33,8 @@ from rayotel.lake.rows.label_columns import LabelColumns
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import NANOSECONDS_PER_HOUR, Arrival, Record, TimeRange
 from rayotel.query.session import Session
+from support.harness import LIMITS, RAYOTEL, RECORDING, environment
+from support.lakes import DECODER, RECEIVER
 
 FIRST_HOUR = 490_000
 QUARTER_NANO = NANOSECONDS_PER_HOUR // 4

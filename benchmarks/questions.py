@@ -35,10 +35,6 @@ import pyarrow.compute as pc
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from compaction import QUARTER_NANO, recorded_tables
-from fault_proxy import Fault, FaultProxy, Kind
-from harness import LIMITS, RAYOTEL, S3_KEY_ID, S3_SECRET, environment, make_bucket, s3_server
-from lakes import RECEIVER
-from published import PUBLISHED
 from rayotel.lake import cache, catalog, parts
 from rayotel.lake.cache import Cache
 from rayotel.lake.layout import PartName
@@ -48,6 +44,18 @@ from rayotel.lake.upkeep.compactor import Compactor, Schedule
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
 from rayotel.query.ray import questions as shipped
 from rayotel.query.session import ask
+from support.fault_proxy import Fault, FaultProxy, Kind
+from support.harness import (
+    LIMITS,
+    RAYOTEL,
+    S3_KEY_ID,
+    S3_SECRET,
+    environment,
+    make_bucket,
+    s3_server,
+)
+from support.lakes import RECEIVER
+from support.published import PUBLISHED
 
 WORKER = ":28181"
 RUNS = 3
