@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from rayotel import config
 from rayotel.cli.main import cli
-from rayotel.lake.schema import COLUMNS, EVENTS, METRICS
+from rayotel.lake.signal import EVENTS, METRICS, Signal
 from rayotel.query.ray import definitions as query_definitions
 from rayotel.query.ray import metric_facts, questions
 from rayotel.query.views import empty_columns
@@ -71,11 +71,11 @@ def metrics() -> str:
     return "\n".join(lines) + "\n"
 
 
-def columns(signal: str = METRICS) -> str:
+def columns(signal: Signal = METRICS) -> str:
     """A table of the fixed columns of a signal."""
     types = dict(empty_columns(signal))
     lines = ["| column | type in SQL | holds |", "| --- | --- | --- |"]
-    for one in COLUMNS[signal]:
+    for one in signal.columns:
         kind = types[one.name].replace('"', "")
         lines.append(f"| `{one.name}` | {kind} | {one.description} |")
     return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ import pytest
 from generated_docs import BLOCKS, DOCUMENTS, ROOT, regenerated
 from rayotel import __version__, config
 from rayotel.cli.main import cli
-from rayotel.lake.schema import COLUMNS
+from rayotel.lake.signal import SIGNALS
 from rayotel.query.ray import questions
 
 MARKDOWN = sorted(
@@ -43,7 +43,7 @@ def test_every_command_and_setting_has_help() -> None:
             described = not isinstance(parameter, click.Option) or parameter.help
             assert described, f"{name} {parameter.name}"
     assert all(description for _, _, description in config.descriptions())
-    assert all(one.description for columns in COLUMNS.values() for one in columns)
+    assert all(one.description for signal in SIGNALS for one in signal.columns)
 
 
 def test_every_shipped_question_is_explained() -> None:

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rayotel.ingest.decode import ray_events
+from rayotel.ingest.decode import events as ray_events
 from rayotel.lake import parts
 from rayotel.lake.rows import events as event_rows
 from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.signal import EVENTS
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import Arrival
@@ -316,18 +317,19 @@ def test_whatever_comes_is_kept(content: bytes) -> None:
     batch = ray_events.decode(content, arrival)
     again = ray_events.decode(content, arrival)
     assert list(batch.events) == list(again.events)
-    assert set(batch.poison) <= set(ray_events.REASONS)
+    assert set(batch.unreadable) <= set(ray_events.REASONS)
     with contextlib.suppress(ValueError):
         if json.loads(content) == []:
             return
     assert batch.events
     for row in batch.events:
         assert row.event_type is not None or row.problem is not None
-    assert ray_events.DEFECT not in batch.poison
-    tables, ids, repeated = event_rows.tables_by_hour([batch], LabelColumns(9), lambda _: False)
-    assert sum(map(len, tables.values())) == len(ids) == len(batch.events) - repeated
-    for table in tables.values():
-        assert parts.to_parquet(table, "s")
+    assert ray_events.DEFECT not in batch.unreadable
+    made = event_rows.tables([batch], LabelColumns(9), lambda _: False)
+    rows = sum(map(len, made.by_hour.values()))
+    assert rows == len(made.ids) == len(batch.events) - made.left_out
+    for table in made.by_hour.values():
+        assert parts.to_parquet(table, "s", EVENTS)
 
 
 def test_a_request_sent_again_is_stored_once(server: Server) -> None:

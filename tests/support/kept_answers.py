@@ -14,22 +14,19 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rayotel import replay
-from rayotel.ingest.decode.decoder import JSON, PROTOBUF, Decoder
-from rayotel.lake import parts
+from rayotel.ingest.decode.decoder import Decoder
 from rayotel.lake.layout import PartName
-from rayotel.lake.rows import events as event_rows
-from rayotel.lake.rows import metrics as metric_rows
-from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.signal import SIGNALS, Signal
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
-from rayotel.model import Arrival, EventBatch, MetricBatch, Record, TimeRange
+from rayotel.model import JSON, PROTOBUF, Arrival, Record, TimeRange
 from rayotel.query.ray import questions
 from rayotel.query.session import Limits, Session
 from rayotel.replay import RecordedRequest
 from support.harness import EVENTS_RECORDING, RECORDING, RECORDINGS
+from support.lakes import RECEIVER, put
 
 ANSWERS = RECORDINGS / "answers"
 LAKES: dict[str, Sequence[Path]] = {
@@ -39,45 +36,27 @@ LAKES: dict[str, Sequence[Path]] = {
 }
 FIRST_ARRIVAL_UNIX = 1_795_191_037
 LIMITS = Limits(memory_bytes=1 << 30, threads=1, timeout_seconds=60)
-RECEIVER = "0123456789ab"
 
 
 def recorded_lake(storage: Storage, recordings: Iterable[Path]) -> None:
     """Commit recordings as one segment each."""
     for number, directory in enumerate(recordings, 1):
         requests = replay.load(directory).requests
-        is_events = requests[0].path == replay.EVENTS_PATH
-        stream, tables = _events(requests) if is_events else _metrics(requests)
-        for hour, table in tables.items():
-            name = PartName(stream, hour, RECEIVER, number, number, 0)
-            storage.put(name.key, parts.to_parquet(table, stream))
+        signal = next(one for one in SIGNALS if one.path == requests[0].path)
+        decoder = Decoder(max_inflated_body_bytes=1 << 26, max_series_cached_bytes=1 << 28)
+        batches = [decoder.decode(_record(signal, request)) for request in requests]
+        span = PartName(signal.default_stream, 0, RECEIVER, number, number, 0)
+        put(storage, signal, batches, span)
 
 
-def _record(signal: str, stream: str, content_type: str, request: RecordedRequest) -> Record:
+def _record(signal: Signal, request: RecordedRequest) -> Record:
     """A request as it came, without its compression."""
     received = FIRST_ARRIVAL_UNIX * 10**9 + round(request.at * 1e6) * 1000
-    arrival = Arrival(signal, stream, content_type, "identity", received, "127.0.0.1", "", ())
+    content_type = PROTOBUF if signal.is_otlp else JSON
+    arrival = Arrival(
+        signal.name, signal.default_stream, content_type, "identity", received, "127.0.0.1", ""
+    )
     return Record(arrival, request.plain_body())
-
-
-def _decoder() -> Decoder:
-    return Decoder(max_inflated_body_bytes=1 << 26, max_series_cached_bytes=1 << 28)
-
-
-def _metrics(requests: Iterable[RecordedRequest]) -> tuple[str, dict[int, Any]]:
-    decoder = _decoder()
-    records = (_record("metrics", "raymetrics", PROTOBUF, request) for request in requests)
-    batches: list[MetricBatch] = [decoder.decode(record) for record in records]
-    return "raymetrics", metric_rows.tables_by_hour(batches, LabelColumns(512))
-
-
-def _events(requests: Iterable[RecordedRequest]) -> tuple[str, dict[int, Any]]:
-    decoder = _decoder()
-    records = (_record("events", "rayevents", JSON, request) for request in requests)
-    decoded = map(decoder.decode_any, records)
-    batches = [batch for batch in decoded if isinstance(batch, EventBatch)]
-    tables, _, _ = event_rows.tables_by_hour(batches, LabelColumns(512), lambda _: False)
-    return "rayevents", tables
 
 
 def answer(storage: Storage, question: questions.ShippedQuery) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from rayotel.ingest.decode import ray_events
-from rayotel.ingest.decode.decoder import JSON, PROTOBUF, Decoder
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rayotel.ingest.decode.decoder import Decoder
 from rayotel.lake import parts
 from rayotel.lake.layout import PartName
-from rayotel.lake.rows import events as event_rows
-from rayotel.lake.rows import metrics as metric_rows
+from rayotel.lake.rows import by_signal
 from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.signal import EVENTS, METRICS, Signal
 from rayotel.lake.storage.interface import Storage
-from rayotel.model import NANOSECONDS_PER_HOUR, Arrival, Record
+from rayotel.model import JSON, NANOSECONDS_PER_HOUR, PROTOBUF, Arrival, Batch, Record
 from support.harness import gauge_request
 
 RECEIVER = "0123456789ab"
@@ -21,6 +23,17 @@ T0 = 1_795_186_800 * 10**9  # 2026-11-20 15:00 UTC
 AFTER = T0 + 10 * NANOSECONDS_PER_HOUR
 RECEIVED = 1_796_000_000 * 10**9
 DECODER = Decoder(max_inflated_body_bytes=1 << 26, max_series_cached_bytes=1 << 22)
+
+
+def put(storage: Storage, signal: Signal, batches: Sequence[Batch], span: PartName) -> list[str]:
+    """Store batches as parts of the hours that they touch; `span` names all else. The keys."""
+    made = by_signal.tables(signal, batches, LabelColumns(512), lambda _: False)
+    keys = []
+    for hour, table in made.by_hour.items():
+        name = replace(span, hour=hour)
+        storage.put(name.key, parts.to_parquet(table, span.stream, signal))
+        keys.append(name.key)
+    return keys
 
 
 def commit(
@@ -34,12 +47,8 @@ def commit(
     """Commit bodies as one segment; the keys of its parts."""
     arrival = Arrival("metrics", stream, PROTOBUF, "identity", received + number, "", "")
     batches = [DECODER.decode(Record(arrival, body)) for body in bodies]
-    keys = []
-    for hour, table in metric_rows.tables_by_hour(batches, LabelColumns(512)).items():
-        name = PartName(stream, hour, receiver, number, number, 0)
-        storage.put(name.key, parts.to_parquet(table, stream))
-        keys.append(name.key)
-    return keys
+    span = PartName(stream, 0, receiver, number, number, 0)
+    return put(storage, METRICS, batches, span)
 
 
 def commit_events(
@@ -52,14 +61,8 @@ def commit_events(
 ) -> list[str]:
     """Commit bodies of events as one segment that knows no other; the keys of its parts."""
     arrival = Arrival("events", stream, JSON, "identity", received + number, "", "", columns)
-    batches = [ray_events.decode(body, arrival) for body in bodies]
-    tables, _, _ = event_rows.tables_by_hour(batches, LabelColumns(512), lambda _: False)
-    keys = []
-    for hour, table in tables.items():
-        name = PartName(stream, hour, RECEIVER, number, number, 0)
-        storage.put(name.key, parts.to_parquet(table, stream))
-        keys.append(name.key)
-    return keys
+    batches = [DECODER.decode(Record(arrival, body)) for body in bodies]
+    return put(storage, EVENTS, batches, PartName(stream, 0, RECEIVER, number, number, 0))
 
 
 def names(storage: Storage) -> list[str]:
@@ -74,12 +77,8 @@ def write(
     """Store requests as parts, as a server would; their keys."""
     arrival = Arrival("metrics", stream, PROTOBUF, "identity", AFTER, "127.0.0.1", "test")
     batches = [DECODER.decode(Record(arrival, body)) for body in requests]
-    keys = []
-    for hour, table in metric_rows.tables_by_hour(batches, LabelColumns(512)).items():
-        name = PartName(stream, hour, "0" * 12, first, last or first, level)
-        storage.put(name.key, parts.to_parquet(table, stream))
-        keys.append(name.key)
-    return keys
+    span = PartName(stream, 0, "0" * 12, first, last or first, level)
+    return put(storage, METRICS, batches, span)
 
 
 def gauge(*values: float, at: int = T0, name: str = "m", **labels: str) -> bytes:

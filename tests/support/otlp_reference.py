@@ -31,6 +31,7 @@ from rayotel.lake import parts
 from rayotel.lake.rows.label_columns import LabelColumns
 from rayotel.lake.rows.metrics import tables_by_hour
 from rayotel.lake.schema import METRIC_COLUMNS
+from rayotel.lake.signal import METRICS
 from rayotel.model import Arrival, MetricBatch, Record
 
 FIXED = frozenset(column.name for column in METRIC_COLUMNS)
@@ -387,14 +388,16 @@ def new_decoder(drops: Drops = NO_DROPS) -> Decoder:
 
 def decode(body: bytes, decoder: Decoder | None = None, **how: Any) -> MetricBatch:
     """A body, decoded as if it had arrived so."""
-    return (decoder or new_decoder()).decode(Record(replace(ARRIVAL, **how), body))
+    batch = (decoder or new_decoder()).decode(Record(replace(ARRIVAL, **how), body))
+    assert isinstance(batch, MetricBatch)
+    return batch
 
 
 def stored(*batches: MetricBatch, columns: int = 512) -> dict[int, Any]:
     """What is read back from the Parquet bytes of each hour."""
     tables = tables_by_hour(batches, LabelColumns(columns))
     return {
-        hour: pq.ParquetFile(pa.BufferReader(parts.to_parquet(table, "s"))).read()
+        hour: pq.ParquetFile(pa.BufferReader(parts.to_parquet(table, "s", METRICS))).read()
         for hour, table in tables.items()
     }
 

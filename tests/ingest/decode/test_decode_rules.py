@@ -28,6 +28,7 @@ from rayotel.lake import parts
 from rayotel.lake.rows.label_columns import LabelColumns
 from rayotel.lake.rows.metrics import tables_by_hour
 from rayotel.lake.schema import METRIC_COLUMNS
+from rayotel.lake.signal import METRICS
 from support.otlp_reference import (
     ARRIVED,
     DAY,
@@ -83,7 +84,7 @@ def test_the_limits_of_time(time: int, reason: str | None) -> None:
     """A point without a time, before 2000 or more than a day ahead is rejected with its reason."""
     batch = decode(gauges(ARRIVED, time, time).SerializeToString())
     assert batch.rejected == ({reason: 2} if reason else {})
-    assert batch.accepted_points == (1 if reason else 3)
+    assert batch.accepted_rows == (1 if reason else 3)
 
 
 @few
@@ -107,7 +108,7 @@ def test_a_count_that_no_engine_can_read_is_rejected(field: str) -> None:
     metric.histogram.data_points.add(time_unix_nano=ARRIVED, **bad)
     batch = decode(request.SerializeToString())
     assert batch.rejected == {"a count or start time is beyond 2**63 - 1": 1}
-    assert batch.accepted_points == 1
+    assert batch.accepted_rows == 1
 
 
 def test_a_string_that_is_not_utf_8_does_not_lose_the_request() -> None:
@@ -279,7 +280,7 @@ def test_a_header_named_like_a_directory_is_readable(tmp_path: Path, name: str) 
     part.parent.mkdir(parents=True)
     batch = decode(gauges(ARRIVED).SerializeToString(), header_columns=((name, "noon"),))
     (table,) = tables_by_hour([batch], LabelColumns(5)).values()
-    part.write_bytes(parts.to_parquet(table, "s"))
+    part.write_bytes(parts.to_parquet(table, "s", METRICS))
     with duckdb.connect() as connection:
         found = connection.sql(f"SELECT * FROM '{tmp_path}/s/**/*.parquet'").fetch_arrow_table()
     assert ["noon"] in [found.column(column).to_pylist() for column in found.column_names]

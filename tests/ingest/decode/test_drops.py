@@ -231,9 +231,9 @@ def test_a_large_attribute_that_is_dropped_rejects_nothing() -> None:
     """It is gone before it is judged; of a metric that is dropped, nothing is judged at all."""
     body = gauges(1_795_200_000 * 10**9, 1, big="x" * 70_000).SerializeToString()
     by_label = decode(body, new_decoder(Drops([], ["b*"])))
-    assert (by_label.accepted_points, sum(by_label.rejected.values())) == (1, 1)
+    assert (by_label.accepted_rows, sum(by_label.rejected.values())) == (1, 1)
     by_metric = decode(body, new_decoder(Drops(["m"])))
-    assert (by_metric.accepted_points, by_metric.rejected) == (0, {})
+    assert (by_metric.accepted_rows, by_metric.rejected) == (0, {})
     assert list(by_metric.dropped.values()) == [2]
 
 

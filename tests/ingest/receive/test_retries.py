@@ -117,13 +117,14 @@ def test_a_refused_try_is_no_first_try(tmp_path: Path) -> None:
 def test_the_memory_survives_a_restart_and_a_torn_end(
     tmp_path_factory: pytest.TempPathFactory, bodies: list[bytes], torn: int
 ) -> None:
-    """Every digest that was made durable is known again, but for one that a crash cut."""
+    """Every segment's digests are known again, but for those that a crash cut."""
     directory = tmp_path_factory.mktemp("seen")
     digests = [digest_of("s", body) for body in bodies]
     memory = SeenRequests(directory, window_seconds=3600, max_requests=1000)
     memory.load(1000)
-    memory.persist(digests, 7, 1000)
-    for path in directory.glob("*.seen"):
+    for digest in digests:
+        memory.persist([digest], 7, 1000)
+    for path in directory.glob("*.ids"):
         content = path.read_bytes()
         path.write_bytes(content[: len(content) - torn])
     after = SeenRequests(directory, window_seconds=3600, max_requests=1000)

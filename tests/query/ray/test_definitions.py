@@ -24,11 +24,10 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 )
 
 from rayotel.errors import UsageError
-from rayotel.lake.schema import EVENT_COLUMNS, METRIC_TYPES
+from rayotel.lake.signal import EVENTS, METRICS
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import TimeRange
-from rayotel.query import views
 from rayotel.query.ray import definitions, metric_facts, questions
 from rayotel.query.ray.definitions import Definition, Streams
 from rayotel.query.session import Session
@@ -120,8 +119,8 @@ def test_views_of_ray_share_their_keys(name: str) -> None:
 
 def test_labels_that_definitions_name_are_always_there() -> None:
     """A stream that never saw a label has it, null."""
-    known = {name.lower() for name in (*views.RAY_LABELS, *METRIC_TYPES)}
-    known |= {column.name.lower() for column in EVENT_COLUMNS}
+    known = {name.lower() for name in (*METRICS.ray_labels, *METRICS.types)}
+    known |= {name.lower() for name in EVENTS.types}
     for one in ALL.values():
         named = re.findall(r"\bmetric_[A-Za-z_]+\b", one.sql)
         columns = {name.lower() for name in named} - set(ALL) - {"metric_name"}
