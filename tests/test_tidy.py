@@ -42,7 +42,10 @@ MAX_FILES_IN_A_ROOM = 12
 OWNERS = {
     "boto3": {"lake/storage/s3.py"},
     "botocore": {"lake/storage/s3.py"},
-    "duckdb": {"query/session.py", "query/guard.py", "query/dialect.py", "query/httpfs.py"},
+    "duckdb": {
+        "query/session.py", "query/translate.py", "query/guard.py", "query/dialect.py",
+        "query/httpfs.py",
+    },
     "uvicorn": {"server.py"},
     "click": {"cli/"},
     "prometheus_client": {"telemetry.py"},

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import click
 
 from rayotel import __version__, config
-from rayotel.cli.options import lake_options, open_lake, output_options, range_options, say, write
+from rayotel.cli.options import asked_range, lake_options, output_options, range_options, say, write
 from rayotel.cli.options import progress as progress_bar
 from rayotel.cli.upkeep import compact, retention, verify
 from rayotel.errors import RayotelError, UsageError
@@ -128,18 +128,14 @@ def query(
     rayotel query --name node-cpu --since 1h
     rayotel query "SELECT count(*) FROM raymetrics" --format json
     """
-    from rayotel.query.ray.definitions import Streams
-    from rayotel.query.session import ask
+    from rayotel.query.lake import lake_of
 
     text, parameters = _question(sql, file, name, _pairs(params))
-    settings = config.load(lake)
-    reads = Streams(settings.metrics_stream, settings.events_stream)
+    asked = lake_of(config.load(lake))
     if name is not None:
-        text = reads.put_into(text)
-    storage, limits, range_, cache = open_lake(settings, since, from_, to)
-    with ask(
-        storage, range_, limits, text, parameters, unlocked=unlocked, cache=cache, reads=reads
-    ) as result:
+        text = asked.reads.put_into(text)
+    range_ = asked_range(since, from_, to)
+    with asked.ask(text, range_, parameters, unlocked=unlocked) as result:
         write(result.schema, result.batches(), format_, output)
 
 
@@ -195,37 +191,37 @@ def streams(
     import pyarrow as pa
 
     from rayotel.query import streams
+    from rayotel.query.lake import lake_of
 
     if schema and name is None:
         raise UsageError("--schema needs the name of a stream")
-    storage, limits, range_, cache = open_lake(config.load(lake), since, from_, to)
+    there = lake_of(config.load(lake))
+    range_ = asked_range(since, from_, to)
     if schema and name is not None:
         names = ("column", "type", "holds")
-        found = streams.columns(storage, name, range_, limits, cache=cache)
+        found = streams.columns(there, name, range_)
         table = pa.table([list(column) for column in zip(*found, strict=True)], names=names)
     else:
         with progress_bar("reading footers", 1) as progress:
-            listed = streams.streams(
-                storage, range_, limits, only=name, cache=cache, progress=progress
-            )
+            listed = streams.streams(there, range_, only=name, progress=progress)
         table = streams.table(listed)
     write(table.schema, table.to_batches(), format_, output)
     if not table.num_rows:
-        say(f"no streams in '{storage.url}' in this time range")
+        say(f"no streams in '{there.storage.url}' in this time range")
 
 
 @cli.command()
 @click.argument("name", required=False)
-@click.option("--stream", default="raymetrics", show_default=True, metavar="STREAM",
-    help="The stream to look into.",
-)  # fmt: skip
+@click.option(
+    "--stream", metavar="STREAM", help="The stream to look into; default: metrics_stream."
+)
 @click.option("--all", "with_unseen", is_flag=True, help="Also list what is known and not there.")
 @range_options
 @output_options
 @lake_options
 def metrics(
     name: str | None,
-    stream: str,
+    stream: str | None,
     with_unseen: bool,
     since: str | None,
     from_: str | None,
@@ -243,10 +239,12 @@ def metrics(
     Without a time range: the last 24 hours that the stream has.
     """
     from rayotel.query import metrics as metering
+    from rayotel.query.lake import lake_of
 
-    storage, limits, asked, cache = open_lake(config.load(lake), since, from_, to)
-    range_ = metering.bounded(storage, stream, asked)
-    there = metering.Lake(storage, stream, range_, limits, cache)
+    whole = lake_of(config.load(lake))
+    stream = stream or whole.reads.metrics
+    range_ = metering.bounded(whole.storage, stream, asked_range(since, from_, to))
+    there = metering.StreamMetrics(whole, stream, range_)
     if name is not None:
         facts = metering.described(there, name)
         table = metering.table(facts, metering.Fact)
@@ -254,7 +252,7 @@ def metrics(
         table = metering.table(metering.seen(there, with_unseen=with_unseen), metering.SeenMetric)
     write(table.schema, table.to_batches(), format_, output)
     if not there.is_there:
-        say(f"no stream '{stream}' in '{storage.url}': this is only what is known of Ray's metrics")
+        say(f"no stream '{stream}' in '{whole.storage.url}'; only known metrics of Ray are listed")
     elif not table.num_rows:
         say(f"no metrics in stream '{stream}' in this time range")
 

@@ -11,8 +11,8 @@ import click
 
 from rayotel import config
 from rayotel.cli.options import (
+    asked_range,
     lake_options,
-    open_lake,
     output_options,
     range_options,
     say,
@@ -121,7 +121,8 @@ def verify(
     from rayotel.lake import catalog
     from rayotel.lake.upkeep import verification
 
-    storage, _, range_, _ = open_lake(config.load(lake), since, from_, to)
+    storage = storage_of(config.load(lake))
+    range_ = asked_range(since, from_, to)
     streams = catalog.streams(storage)
     if name is not None:
         if name not in streams:
