@@ -1,28 +1,28 @@
-"""The columns of a stream: the fixed ones of its signal, and which column a label gets.
+"""Columns of a stream: the fixed columns of its signal, and the name of a label's column.
 
-**A stream holds one signal**, metrics or events, and a part says by its columns which: only metrics
-have a `metric_name`, and no label may have that name.
+**A stream holds one signal**, metrics or events. Only parts of metrics have the column
+`metric_name`, and no label may have that name.
 
 **The rule for label columns.** A point attribute `key` has the column `metric_<key>`, a resource
 attribute `resource_<key>`, a scope attribute `scope_<key>`, a header `X-P-<Name>` the column
-`<name>` in lower case with `-` as `_`. Engines such as DuckDB and Spark do not tell columns apart
-by case, so:
+`<name>` in lower case with `-` as `_`. Engines such as DuckDB and Spark ignore the case of column
+names, so:
 
-1. Where that name equals a fixed column, ignoring case (`Name` would be `metric_Name`, and
+1. If that name equals a fixed column, ignoring case (`Name` would be `metric_Name`, and
    `metric_name` is the metric's name), or the key itself starts with `label_`, `label_` is put in:
-   `metric_label_Name`. For headers: `header_<name>`, also for `date` and `hour`, which are folders,
-   and for names that begin like another kind.
+   `metric_label_Name`. A header becomes `header_<name>`, also for `date` and `hour`, which are
+   folders, and for names that begin like another kind.
 2. Labels whose names differ only in case (`Version` and `version`) share one column, because an
-   engine could not tell two apart; within one file the column is spelled as the first of them in
-   ASCII order, and rows whose label is spelled otherwise say so in `labels_overflow`.
-3. Where one data point has two such labels, or one label twice, the column holds the first in
-   ASCII order (the first sent), and the others are kept in `labels_overflow`.
+   engine could not separate two. Within one file the column has the spelling that is first in ASCII
+   order; rows with another spelling keep it in `labels_overflow`.
+3. If one data point has two such labels, or one label twice, the column holds the first in ASCII
+   order (the first sent), and `labels_overflow` the others.
 4. A name with control characters, or of more than 200 characters, or beyond the bound on a stream's
    label columns goes to `labels_overflow` too: a JSON object of column name to text (or to a list
    of texts).
 
 The rule looks at one data point at a time and needs no state, so every receiver and every year
-give the same answer. Text of a value: docs/columns.md.
+give the same answer. docs/columns.md has the text of a value.
 """
 
 from __future__ import annotations

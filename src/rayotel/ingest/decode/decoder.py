@@ -1,7 +1,7 @@
-"""From a record (how a request came, and its body as sent) to columns, whatever the format.
+"""From a record to columns, whatever the format. A record is the body as sent, and how it arrived.
 
-The receiver calls this before it acknowledges, the committer for what only the log remembers: one
-way, so both get the same rows.
+The receiver decodes a record before it acknowledges. The committer decodes what only the WAL still
+holds. Both call this decoder, so both get the same rows.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Recognised(NamedTuple):
 
 
 def no_reservation(size_bytes: int) -> None:
-    """For callers that hold one body at a time and need no account of it."""
+    """A reservation without an account, for callers that hold one body at a time."""
 
 
 class Decoder:
@@ -53,7 +53,7 @@ class Decoder:
         self._memory = Memory(max_series_cached_bytes, drops)
 
     def decode_any(self, record: Record, reserve: Callable[[int], None] = no_reservation) -> Batch:
-        """Columns of a record of any signal. Raises a ValueError of `bodies` or of its signal."""
+        """Columns of a record of any signal. Raises a ValueError of `inflate` or of its signal."""
         if record.arrival.signal == EVENTS:
             return ray_events.decode(self._inflated(record, reserve), record.arrival)
         return self.decode(record, reserve)
@@ -61,7 +61,7 @@ class Decoder:
     def decode(
         self, record: Record, reserve: Callable[[int], None] = no_reservation
     ) -> MetricBatch:
-        """Columns of a metrics record. Raises a ValueError of `bodies`, `otlp_json` or `wire`."""
+        """Columns of a metrics record. Raises a ValueError of `inflate`, `json` or `messages`."""
         body = self._inflated(record, reserve)
         if record.arrival.content_type == JSON:
             body = otlp_json.metrics_request_bytes(body)
@@ -72,7 +72,7 @@ class Decoder:
         return inflate(record.body, encoding, self._max_inflated_body_bytes, reserve)
 
     def recognised(self, record: Record) -> Recognised | None:
-        """Columns of a small record whose like was decoded before; None for any other.
+        """Columns of a small record that has a template; None for any other.
 
         It costs well below a millisecond, so an event loop may wait for it.
         """
