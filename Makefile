@@ -30,7 +30,7 @@ check: $(STAMP)  ## lint, format and types
 	$(BIN)/mypy
 
 docs: $(STAMP)  ## write the generated parts of the documents anew
-	$(BIN)/python tests/generated_docs.py
+	$(BIN)/python docs/generate.py
 
 bench: $(STAMP)  ## measure ingest, storage and questions, some ten minutes, and print a table of each
 	$(BIN)/python benchmarks/bench.py

@@ -22,37 +22,37 @@ class Telemetry:
         registry = self._registry = CollectorRegistry()
         self._streams: set[str] = set()
         self.requests = Counter(
-            "rayotel_requests", "HTTP requests by path and status.", ["path", "status"],
+            "rayotel_requests", "HTTP requests answered, by route and status.", ["path", "status"],
             registry=registry,
         )  # fmt: skip
         self.request_seconds = Histogram(
-            "rayotel_request_seconds", "From a request's first byte to its answer.",
+            "rayotel_request_seconds", "Seconds from a request's first byte to its answer.",
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self._add_signal_metrics(registry)
         self._dropped = {
             "drop_metrics": Counter(
-                "rayotel_points_dropped", "Data points dropped, by pattern of drop_metrics.",
+                "rayotel_points_dropped", "Points dropped, by pattern of drop_metrics.",
                 ["pattern"], registry=registry,
             ),
             "drop_labels": Counter(
                 "rayotel_labels_dropped",
-                "Labels dropped from accepted data points, by pattern of drop_labels.",
+                "Labels dropped from accepted points, by pattern of drop_labels.",
                 ["pattern"], registry=registry,
             ),
         }  # fmt: skip
         self.duplicates = Counter(
-            "rayotel_requests_duplicate", "Requests that were sent again and stored once.",
+            "rayotel_requests_duplicate", "Repeated requests, acknowledged and stored once.",
             registry=registry,
         )  # fmt: skip
         self.body_bytes = Counter(
-            "rayotel_body_bytes", "Bytes of request bodies as sent.", registry=registry
+            "rayotel_body_bytes", "Bytes of request bodies, as sent.", registry=registry
         )
         self.inflated_bytes = Counter(
-            "rayotel_inflated_bytes", "Bytes of request bodies decompressed.", registry=registry
+            "rayotel_inflated_bytes", "Bytes of request bodies, decompressed.", registry=registry
         )
         self.bytes_in_flight = Gauge(
-            "rayotel_bytes_in_flight", "Bytes of bodies held for requests being worked on.",
+            "rayotel_bytes_in_flight", "Bytes of bodies that current requests hold.",
             registry=registry,
         )  # fmt: skip
         self._add_storage_metrics(registry)
@@ -63,14 +63,16 @@ class Telemetry:
         """What each signal's requests held; streams beyond the bound are counted together."""
         self._accepted = {
             signal.name: Counter(
-                f"rayotel_{signal.rows}_accepted", f"{signal.rows_named} acknowledged.",
+                f"rayotel_{signal.rows}_accepted",
+                f"{signal.rows.capitalize()} acknowledged, by stream.",
                 ["stream"], registry=registry,
             )
             for signal in SIGNALS
         }  # fmt: skip
         self._rejected = {
             signal.name: Counter(
-                f"rayotel_{signal.rows}_rejected", f"{signal.rows_named} rejected.",
+                f"rayotel_{signal.rows}_rejected",
+                f"{signal.rows.capitalize()} rejected, by reason.",
                 ["reason"], registry=registry,
             )
             for signal in SIGNALS
@@ -79,7 +81,7 @@ class Telemetry:
         self._unreadable = {
             signal.name: Counter(
                 f"rayotel_{signal.rows}_unreadable",
-                f"{signal.rows_named} that could not be read and are kept as they came.",
+                f"Unreadable {signal.rows}, stored as they came, by reason.",
                 ["reason"], registry=registry,
             )
             for signal in SIGNALS
@@ -87,26 +89,26 @@ class Telemetry:
         }  # fmt: skip
 
     def _add_storage_metrics(self, registry: CollectorRegistry) -> None:
-        """From the log to the lake."""
+        """From the WAL to the lake."""
         self.wal_bytes = Gauge(
-            "rayotel_wal_bytes", "Bytes in the write-ahead log not committed yet.",
+            "rayotel_wal_bytes", "Bytes in the WAL that are not committed yet.",
             registry=registry,
         )  # fmt: skip
         self.oldest_uncommitted = Gauge(
             "rayotel_oldest_uncommitted_timestamp_seconds",
-            "When the oldest point that is not in a part yet arrived; 0: all are.",
+            "Arrival time of the oldest point that is not in a part yet; 0: none.",
             registry=registry,
         )
         self.fsync_seconds = Histogram(
-            "rayotel_fsync_seconds", "Append and fdatasync of the log, per group of requests.",
+            "rayotel_fsync_seconds", "Seconds to append a group of requests to the WAL, synced.",
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self.commit_seconds = Histogram(
-            "rayotel_commit_seconds", "From a sealed segment to its parts on storage.",
+            "rayotel_commit_seconds", "Seconds from a sealed segment to its parts on storage.",
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self.commits = Counter(
-            "rayotel_commits", "Segments committed, and tries that failed.", ["outcome"],
+            "rayotel_commits", "Tries to commit a segment, by outcome.", ["outcome"],
             registry=registry,
         )  # fmt: skip
         self.parts_written = Counter(
@@ -116,11 +118,11 @@ class Telemetry:
             "rayotel_part_bytes", "Bytes of Parquet parts written.", registry=registry
         )
         self.hours_compacted = Counter(
-            "rayotel_hours_compacted", "Hours whose parts became one.", registry=registry
+            "rayotel_hours_compacted", "Hours whose parts were merged into one.", registry=registry
         )
         self.rows_repeated = Counter(
             "rayotel_rows_repeated",
-            "Points and events that said again what another had said, by what left them out.",
+            "Duplicate points and events removed, by stage.",
             ["where"], registry=registry,
         )  # fmt: skip
         self.rows_elsewhere = Counter(
@@ -129,18 +131,18 @@ class Telemetry:
             ["signal"], registry=registry,
         )  # fmt: skip
         self.parts_removed = Counter(
-            "rayotel_parts_removed", "Parts removed after another had covered them.",
+            "rayotel_parts_removed", "Covered parts removed after the grace.",
             registry=registry,
         )  # fmt: skip
         self.parts_expired = Counter(
             "rayotel_parts_expired", "Parts removed by retention.", registry=registry
         )
         self.damaged_bytes = Counter(
-            "rayotel_wal_damaged_bytes", "Bytes of the log that were unreadable and moved aside.",
+            "rayotel_wal_damaged_bytes", "Unreadable bytes of the WAL, moved aside, by place.",
             ["place"], registry=registry,
         )  # fmt: skip
         self.undecodable_records = Counter(
-            "rayotel_wal_undecodable_records", "Records that could not be decoded again.",
+            "rayotel_wal_undecodable_records", "WAL records that could not be decoded again.",
             registry=registry,
         )  # fmt: skip
 

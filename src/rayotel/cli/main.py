@@ -1,7 +1,7 @@
 """The `rayotel` command: options in, exit codes out; the work is done elsewhere.
 
-Data goes to standard output, words to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage.
-Heavy modules are imported by the commands that need them, so that the others start fast.
+Data goes to standard output, messages to standard error. Exit codes: 0 done, 1 failed, 2 wrong
+usage. Each command imports the heavy modules that it needs, so that the others start fast.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rayotel.errors import RayotelError, UsageError
 def _settings_epilog() -> str:
     lines = [
         "\b",
-        "Settings, each also RAYOTEL_<NAME> in the environment and NAME in rayotel.toml:",
+        "Settings: RAYOTEL_<NAME> in the environment, or NAME in rayotel.toml:",
     ]
     for name, default, description in config.descriptions():
         lines.append(f"  {name} (default {default})")
@@ -39,7 +39,8 @@ def _settings_epilog() -> str:
 def cli() -> None:
     """Keep the history of Ray clusters and answer questions about them.
 
-    OTLP from Fluent Bit in, open Parquet on your own storage, answers in SQL.
+    rayotel receives OTLP from Fluent Bit and events from Ray, writes open Parquet to your storage,
+    and answers in SQL.
     """
 
 
@@ -49,21 +50,21 @@ def cli() -> None:
 @lake_options
 @click.option(
     "--commit-interval-seconds", type=float, metavar="N",
-    help="How long points wait in the log before they become Parquet.",
+    help="Longest time that points wait in the WAL before they become Parquet.",
 )  # fmt: skip
 @click.option(
     "--insecure", is_flag=True, default=None,
     help="Allow listening beyond loopback without credentials.",
 )  # fmt: skip
 def serve(**flags: Any) -> None:
-    """Receive OTLP and Ray's own events over HTTP and store them, until SIGTERM.
+    """Receive OTLP and Ray's own events over HTTP, and store them until SIGTERM.
 
-    POST /v1/metrics takes OTLP metrics (protobuf or JSON; plain, gzip, zstd or deflate). The header
-    X-P-Stream names the stream; without it the stream is raymetrics. Every other X-P-* header
-    becomes a column. An answer of 200 means: on disk, never lost.
+    POST /v1/metrics accepts OTLP metrics (protobuf or JSON; plain, gzip, zstd or deflate). The
+    header X-P-Stream names the stream; the default is raymetrics. Every other X-P-* header becomes
+    a column. The answer 200 means that the request is synced to disk.
 
-    POST /v1/events takes what Ray's event export sends, into the stream rayevents. Ray sends no
-    headers of yours: ?stream=NAME and ?cluster_id=prod do what the headers would. Ray sends no
+    POST /v1/events accepts the events of Ray's event export; the default stream is rayevents. Ray
+    sends no headers of yours, so ?stream=NAME and ?cluster_id=prod replace them. Ray sends no
     credentials either: with the setting events_token, /v1/events/TOKEN needs none.
     """
     from rayotel import server
@@ -76,7 +77,7 @@ def serve(**flags: Any) -> None:
 
 
 class _SqlCommand(click.Command):
-    """A command whose argument may begin with `--`: SQL that opens with a comment is no option."""
+    """A command whose argument may begin with `--`: SQL may open with a comment."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put such an argument behind `--`, where click takes nothing for an option."""
@@ -89,16 +90,16 @@ class _SqlCommand(click.Command):
 @cli.command(cls=_SqlCommand)
 @click.argument("sql", required=False)
 @click.option("--file", "file", metavar="FILE", help="Read the SQL from a file.")
-@click.option("--name", metavar="QUERY", help="Ask a shipped question; see rayotel queries.")
+@click.option("--name", metavar="QUERY", help="Ask a shipped question; rayotel queries lists them.")
 @click.option(
     "--param", "params", multiple=True, metavar="NAME=VALUE",
-    help="Value of a parameter, $NAME in the SQL. May be given again.",
+    help="Value of the parameter $NAME in the SQL. Repeatable.",
 )  # fmt: skip
 @click.option(
-    "--metrics-stream", metavar="STREAM", help="The stream of metrics that ray_* views read."
+    "--metrics-stream", metavar="STREAM", help="Stream of metrics that the ray_* views read."
 )
 @click.option(
-    "--events-stream", metavar="STREAM", help="The stream of Ray's events that they read."
+    "--events-stream", metavar="STREAM", help="Stream of Ray's events that the ray_* views read."
 )
 @range_options
 @output_options
@@ -119,10 +120,11 @@ def query(
     unlocked: bool,
     **lake: Any,
 ) -> None:
-    """Ask a question in SQL. Every stream is a table of its name; rayotel views lists more.
+    """Ask a question in SQL.
 
-    The SQL comes from the argument, a file, a shipped question or, with - or nothing, standard
-    input. It is DuckDB's SQL; it can read the lake and nothing else.
+    Every stream is a table with the stream's name; rayotel views lists views beside them. The SQL
+    comes from the argument, from a file, from a shipped question, or from standard input (with -
+    or without an argument). It is DuckDB's SQL, and it can read the lake and nothing else.
 
     \b
     rayotel query --name node-cpu --since 1h
@@ -142,7 +144,7 @@ def query(
 @cli.command()
 @click.argument("name", required=False)
 def queries(name: str | None) -> None:
-    """List the shipped questions, or show one with its parameters, columns and SQL."""
+    """List the shipped questions, or print one with its parameters, columns and SQL."""
     from rayotel.query.ray import questions
 
     if name is not None:
@@ -173,7 +175,7 @@ def views(name: str | None) -> None:
 
 @cli.command()
 @click.argument("name", required=False)
-@click.option("--schema", is_flag=True, help="Show the columns of stream NAME and their origin.")
+@click.option("--schema", is_flag=True, help="Show the columns of stream NAME and what each holds.")
 @range_options
 @output_options
 @lake_options
@@ -187,7 +189,7 @@ def streams(
     output: str | None,
     **lake: Any,
 ) -> None:
-    """Show each stream's rows, bytes, files, first and last event, and lag; or one's columns."""
+    """Show the rows, bytes, files, times and lag of each stream, or the columns of one."""
     import pyarrow as pa
 
     from rayotel.query import streams
@@ -213,9 +215,9 @@ def streams(
 @cli.command()
 @click.argument("name", required=False)
 @click.option(
-    "--stream", metavar="STREAM", help="The stream to look into; default: metrics_stream."
+    "--stream", metavar="STREAM", help="Stream to read; default: the setting metrics_stream."
 )
-@click.option("--all", "with_unseen", is_flag=True, help="Also list what is known and not there.")
+@click.option("--all", "with_unseen", is_flag=True, help="Also list known metrics without data.")
 @range_options
 @output_options
 @lake_options
@@ -230,13 +232,13 @@ def metrics(
     output: str | None,
     **lake: Any,
 ) -> None:
-    """List the metrics of a stream and what each really is, or tell everything about one.
+    """List the metrics of a stream and what each really is, or describe one.
 
-    Ray's own types mislead: running totals are sent as gauges. The kind says what a metric is:
+    Ray's own types mislead: Ray sends running totals as gauges. The column kind corrects them:
     gauge, counter, cumulative_gauge (take increases), owner_gauge (a fall is an owner that left),
-    histogram, info, broken, or mixed (depends on a label; NAME tells).
+    histogram, info, broken, or mixed (depends on a label; NAME shows which).
 
-    Without a time range: the last 24 hours that the stream has.
+    Without a time range, rayotel reads the last 24 hours of the stream.
     """
     from rayotel.query import metrics as metering
     from rayotel.query.lake import lake_of
@@ -260,17 +262,17 @@ def metrics(
 @cli.command()
 @click.argument("directory")
 @click.option(
-    "--url", default="http://127.0.0.1:8000", show_default=True, help="Where the server is."
+    "--url", default="http://127.0.0.1:8000", show_default=True, help="Address of the server."
 )
 @click.option(
     "--speed", default="1", show_default=True, metavar="X",
-    help="1: as recorded; 10: ten times as fast; max: without pauses.",
+    help="1: as recorded. 10: ten times as fast. max: without pauses.",
 )  # fmt: skip
 @click.option("--shift-to", type=click.Choice(["now"]), help="Move all times so that they end now.")
 def replay(directory: str, url: str, speed: str, shift_to: str | None) -> None:
-    """Post recorded traffic as the real client did.
+    """Post recorded traffic to a server, as the real client did.
 
-    Credentials are those of the settings username and password.
+    The settings username and password give the credentials.
     """
     from rayotel import replay as replaying
 
@@ -290,14 +292,14 @@ def replay(directory: str, url: str, speed: str, shift_to: str | None) -> None:
         say(f"{path}: {count} answered {status}")
     say(f"{outcome.seconds:.1f} s, {outcome.retries} tries again")
     if any(status >= 400 for _, status in outcome.answers):
-        raise RayotelError("some requests were refused", hint="see the server's log")
+        raise RayotelError("some requests were refused", hint="the server's log has the reasons")
 
 
 @cli.command()
 def demo() -> None:
-    """See it work: replay a recorded Ray cluster and ask the shipped questions.
+    """Replay a recorded Ray cluster and print the answers of shipped questions.
 
-    Needs no Docker, no cloud and no Ray. Everything happens in a temporary directory.
+    The demo needs neither Docker nor a cloud nor Ray. It works in a temporary directory.
     """
     from rayotel import demo as demonstration
 
@@ -372,7 +374,7 @@ for _command in (compact, retention, verify):
 
 
 def main() -> None:
-    """Run the command; a user's mistake gets words, not a traceback."""
+    """Run the command; a user's mistake gets a message, not a traceback."""
     try:
         cli(standalone_mode=True)
     except RayotelError as error:

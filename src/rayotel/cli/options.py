@@ -1,6 +1,6 @@
-"""What the commands share: their options, how they open a lake, how they write and speak.
+"""What the commands share: options, opening a lake, writing rows, printing messages.
 
-Data goes to standard output, words to standard error. Heavy modules are imported when they are
+Data goes to standard output, messages to standard error. Heavy modules are imported when they are
 needed, so that the other commands start fast.
 """
 
@@ -41,16 +41,16 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
 
 
 _DATA_DIR = click.option(
-    "--data-dir", metavar="DIR", help="Directory of the log and, by default, of the lake."
+    "--data-dir", metavar="DIR", help="Directory of the WAL and, by default, of the lake."
 )
 _STORAGE = click.option(
-    "--storage", metavar="URL", help="The lake: a directory or s3://bucket/prefix."
+    "--storage", metavar="URL", help="Address of the lake: a directory or s3://bucket/prefix."
 )
 lake_options = options(_DATA_DIR, _STORAGE)
 range_options = options(
-    click.option("--since", metavar="DURATION", help="Only the last 90s, 15m, 1h30m, 2d, 1w."),
-    click.option("--from", "from_", metavar="TIME", help="Only from this event time (ISO 8601)."),
-    click.option("--to", metavar="TIME", help="Only before this event time (ISO 8601 or now)."),
+    click.option("--since", metavar="DURATION", help="Read only the last 90s, 15m, 1h30m, 2d, 1w."),
+    click.option("--from", "from_", metavar="TIME", help="Read from this event time (ISO 8601)."),
+    click.option("--to", metavar="TIME", help="Read until this event time (ISO 8601 or now)."),
 )
 output_options = options(
     click.option(
@@ -59,14 +59,14 @@ output_options = options(
         type=click.Choice(FORMATS),
         default="table",
         show_default=True,
-        help="How to write the rows.",
+        help="Format of the rows.",
     ),
     click.option("--output", metavar="FILE", help="Write to this file, whole or not at all."),
 )
 
 
 def say(words: str) -> None:
-    """Words for a person."""
+    """Print a message for a person."""
     click.echo(words, err=True)
 
 
@@ -125,7 +125,7 @@ def _write_to(schema: pa.Schema, batches: Any, format_: str, out: IO[bytes], tex
 
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
-    """A bar on a terminal, nothing in a pipe. Told what is done, and the total where it changes."""
+    """A bar on a terminal, nothing in a pipe. Call it with what is done, and with a new total."""
     if not sys.stderr.isatty():
         yield lambda *_: None
         return

@@ -1,4 +1,4 @@
-"""Commands that tend a lake: `compact`, `retention`, `verify`."""
+"""Commands that keep a lake small and whole: `compact`, `retention`, `verify`."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from rayotel.errors import UsageError
 @click.option(
     "--adopt",
     metavar="RECEIVER",
-    help="Compact the parts of this receiver, whose server is gone for good.",
+    help="Merge the parts of this receiver instead. Its server must be gone for good.",
 )
 @lake_options
 def compact(name: str | None, adopt: str | None, **lake: Any) -> None:
-    """Merge the parts of hours that are over into one sorted part each; of stream NAME only.
+    """Merge the parts of each finished hour into one sorted part, of all streams or of NAME.
 
-    A server does this by itself. Only the parts of this data directory's own receiver are touched,
-    unless another is adopted; questions that run meanwhile see nothing of it.
+    A server does this by itself. The command touches only the parts of this data directory's own
+    receiver, or of the receiver named by --adopt. Running questions are not affected.
     """
     from rayotel.ingest.wal.segments import known_receiver_id
     from rayotel.lake.layout import is_receiver_id
@@ -59,13 +59,14 @@ def compact(name: str | None, adopt: str | None, **lake: Any) -> None:
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only show what would go.")
+@click.option("--dry-run", is_flag=True, help="Show the hours without removing them.")
 @output_options
 @lake_options
 def retention(dry_run: bool, format_: str, output: str | None, **lake: Any) -> None:
-    """Remove hours that the settings retention and retention_by_stream no longer keep.
+    """Remove the hours that the settings retention and retention_by_stream no longer keep.
 
-    A server does this by itself. Shows the hours that went, or with --dry-run would go.
+    A server does this by itself. The command shows the removed hours, or with --dry-run the hours
+    that it would remove.
     """
     import pyarrow as pa
 
@@ -103,7 +104,7 @@ def retention(dry_run: bool, format_: str, output: str | None, **lake: Any) -> N
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--repair", is_flag=True, help="Move damaged parts aside; nothing is deleted.")
+@click.option("--repair", is_flag=True, help="Move damaged parts aside. Nothing is deleted.")
 @range_options
 @lake_options
 def verify(
@@ -114,9 +115,9 @@ def verify(
     to: str | None,
     **lake: Any,
 ) -> None:
-    """Read every part of a time range, of stream NAME or of all, and say what is wrong.
+    """Read every part of a time range, of all streams or of NAME, and report damage.
 
-    Exit code 0: nothing is wrong, or it was moved aside. 1: something is.
+    Exit code 0: no part is damaged, or every damaged part was moved aside. 1: a part is damaged.
     """
     from rayotel.lake import catalog
     from rayotel.lake.upkeep import verification

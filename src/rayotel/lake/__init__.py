@@ -1,1 +1,1 @@
-"""What a stream is on storage: schema, keys, parts, storage, catalog."""
+"""What a stream is on storage: signals, columns, keys, parts, catalog."""

@@ -1,11 +1,11 @@
-"""What a reader keeps of a lake on its own disk: footers of parts, and whole parts of a bucket.
+"""The reader's cache of a lake on its own disk: footers of parts, and small parts of a bucket.
 
-Parts never change, so what was read once is true for ever. Everything here can be deleted at any
-moment and is bounded; where the directory cannot be used, readers go without. It holds the same
-data as the lake, so only its owner may read it.
+Parts never change, so a footer or a copy stays right. The cache is bounded, and anybody may delete
+it at any moment. If its directory cannot be used, readers work without it. It holds the same data
+as the lake, so only its owner may read it.
 
     <directory>/<lake>/footers.sqlite       rows, event times and columns of parts
-    <directory>/<lake>/parts/<name>         copies of parts, let go when least recently used
+    <directory>/<lake>/parts/<name>         copies of parts; the least recently used go first
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS footers (
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Where, and how many bytes of copies at most."""
+    """A directory, and the bound of its copies in bytes."""
 
     directory: Path
     max_copies_bytes: int
@@ -69,7 +69,7 @@ def footers(
 ) -> list[Footer]:
     """The footers of parts, in their order. Raises StorageError, and LakeError for no Parquet.
 
-    `progress` is told how many parts are done.
+    `progress` is called with the number of finished parts.
     """
     with _database(storage, cache) as database:
         keyed = {part.name.key: part for part in found}
@@ -114,7 +114,7 @@ def _read_one(storage: Storage, part: Part) -> Footer:
 
 @contextlib.contextmanager
 def _database(storage: Storage, cache: Cache | None) -> Iterator[sqlite3.Connection | None]:
-    """The database of footers; None where there is none to be had."""
+    """The database of footers; None if it cannot be opened."""
     connection = None
     if cache is not None:
         path = cache.of(storage) / "footers.sqlite"

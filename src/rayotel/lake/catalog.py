@@ -1,4 +1,4 @@
-"""What is on storage: streams and the parts of a stream that count, from listings alone."""
+"""The streams on storage, and the visible parts of a stream, from listings alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Footers of parts: rows, event times and columns, read from the last bytes of a file."""
+"""Footers of parts: rows, event times and columns, from the last bytes of a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rayotel.model import TimeRange
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """What the end of a part holds of the whole. Times are event times, None where it has none.
+    """Facts from the end of a part. Times are event times; None if its statistics lack them.
+
 
     `signal`: the name of the part's signal.
     """
@@ -45,14 +46,14 @@ class Footer:
 
 
 def footer_bytes(end: bytes) -> int:
-    """How many bytes at the end of a file are its footer, as its last eight bytes say."""
+    """Size of the footer at the end of a file, read from the file's last eight bytes."""
     if end[-4:] != b"PAR1":
         raise ValueError("it does not end as Parquet does")
     return int.from_bytes(end[-8:-4], "little") + 8
 
 
 def read_footer(end: bytes) -> Footer:
-    """The footer from the last bytes of a part. Raises ValueError for what is no Parquet."""
+    """The footer from the last bytes of a part. Raises ValueError if it is no Parquet."""
     import pyarrow.parquet as pq  # takes long to import, and most footers are known already
 
     try:

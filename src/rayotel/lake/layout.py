@@ -1,14 +1,14 @@
-"""Names of things on storage: the only author and the only reader of object keys.
+"""Names of objects on storage: the only author and the only reader of object keys.
 
     <stream>/date=YYYY-MM-DD/hour=HH/<receiver>-<first>-<last>-<level>.parquet
 
     _rayotel/claims/<stream>/<signal>-<receiver>
 
 `date` and `hour` are the UTC hour of event time. `receiver` is the id of the server that wrote the
-part, `first` and `last` the numbers of the log segments whose points it holds (12 digits), `level`
-0 for a part written by a commit and more for one that replaces others.
+part. `first` and `last` are the numbers of the WAL segments in it (12 digits). `level` is 0 for a
+part from a commit, and more for a part that replaces others.
 
-**Parts cover parts by name**: a part hides every part of the same receiver and hour whose range of
+**Parts cover parts by name**: a part covers every part of the same receiver and hour whose range of
 segments lies inside its own and whose level is lower. So a listing is the catalog.
 
 What begins with `_rayotel/` is rayotel's own; no stream's name begins with `_`. A claim names the
@@ -49,7 +49,7 @@ def is_receiver_id(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True, order=True)
 class PartName:
-    """What a part's key says. `hour` counts from 1970; `first` and `last` are segment numbers."""
+    """Fields of a part's key. `hour` counts from 1970; `first` and `last` are segment numbers."""
 
     stream: str
     hour: int
@@ -65,7 +65,7 @@ class PartName:
         return f"{hour_prefix(self.stream, self.hour)}{name}"
 
     def covers(self, other: PartName) -> bool:
-        """Whether `other` is hidden by this part."""
+        """Whether this part covers `other`."""
         return (
             self.level > other.level
             and self.first <= other.first

@@ -1,4 +1,4 @@
-"""Parquet parts: how a table of rows becomes a file, which says of what stream and signal it is."""
+"""Parquet parts: a table of rows becomes a file, whose footer names its stream and signal."""
 
 from __future__ import annotations
 

@@ -1,24 +1,24 @@
 """How the columns of a part become bytes.
 
-All parts: text is dictionary-encoded, doubles are split by byte. A column that holds nothing gets
-no dictionary. Arrow's own schema is left out of the file: every reader sees plain Parquet types.
+In all parts, text is dictionary-encoded and doubles are split by byte. An empty column gets no
+dictionary. Arrow's own schema is left out of the file, so every reader gets plain Parquet types.
 
-A committed part is small and soon merged, so it is written for speed: snappy, because setting up
-zstd for each of 90 columns costs more than it saves, both when writing and when merging.
+A committed part is small and soon merged, so it is written for speed with snappy. Setting up zstd
+for each of 90 columns costs more than it saves, both in writing and in merging.
 
 A merged part is written for size, as measured by `benchmarks/storage.py` on values that vary:
 
-- zstd 9. Beyond it a few percent of the bytes cost twice the time.
-- One page per column and row group. zstd finds the times of a series again in the next one of its
-  target, and the worker ids of a metric in the next, but never across pages.
-- Times are plain. A dictionary of them would be written once per row group, and be most of it.
-- Counts of histograms have no dictionary, which would hardly ever be used twice: totals are packed
-  as differences, counts of buckets are plain. (Split by byte the latter are smaller, but DuckDB 1.5
-  reads that encoding of floating point only.)
-- 262,144 rows a row group: what is written once per row group (footer, dictionaries, distinct
-  times) is halved against 131,072; one metric of an hour is still a small part of a large hour.
-- Statistics of the metric's name and of everything but text. Rows are sorted by metric first, so
-  those of labels prune next to nothing, and cost a quarter of the time.
+- zstd 9. Higher levels save a few percent of the bytes for twice the time.
+- One page per column and row group. zstd finds the times of a series again in the next series of
+  its target, and the worker ids of a metric in the next metric, but never across pages.
+- Times are plain. A dictionary of times would be written once per row group, and be most of it.
+- Counts of histograms have no dictionary, because values hardly ever repeat. Totals are packed as
+  differences, counts of buckets are plain. (Split by byte the latter would be smaller, but DuckDB
+  1.5 reads that encoding of floating point only.)
+- 262,144 rows a row group. Against 131,072 this halves the bytes that are written once per row
+  group (footer, dictionaries, distinct times). One metric of an hour is still a small part of it.
+- Statistics of the metric's name and of every column except text. Rows are sorted by metric first,
+  so statistics of labels would prune next to nothing, and cost a quarter of the time.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Recipe:
     """How columns become bytes. `differences`: integers packed so. `split`: doubles, by byte.
 
     `long`: texts that are long and all different. `sorted_by`: the text by which rows are sorted
-    first, and the only one with statistics. `held`: the columns that hold anything; None: not
-    known.
+    first, and the only one with statistics. `held`: the columns that are not all null; None:
+    unknown.
     """
 
     compression: str
@@ -52,7 +52,7 @@ class Recipe:
     held: frozenset[str] | None = None
 
     def holding(self, columns: Iterable[str]) -> Recipe:
-        """The same for a part of which it is known which columns hold anything."""
+        """The same for a part whose columns that are not all null are known."""
         return replace(self, held=frozenset(columns))
 
     def has_dictionary(self, column: str) -> bool:

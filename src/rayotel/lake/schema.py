@@ -1,25 +1,25 @@
-"""The columns of a stream: the fixed ones of each signal, and which column a label gets.
+"""Columns of a stream: the fixed columns of each signal, and the name of a label's column.
 
 **The rule for label columns.** A point attribute `key` has the column `metric_<key>`, a resource
 attribute `resource_<key>`, a scope attribute `scope_<key>`, a header `X-P-<Name>` the column
-`<name>` in lower case with `-` as `_`. Engines such as DuckDB and Spark do not tell columns apart
-by case, so:
+`<name>` in lower case with `-` as `_`. Engines such as DuckDB and Spark ignore the case of column
+names, so:
 
-1. Where that name equals a fixed column, ignoring case (`Name` would be `metric_Name`, and
+1. If that name equals a fixed column, ignoring case (`Name` would be `metric_Name`, and
    `metric_name` is the metric's name), or the key itself starts with `label_`, `label_` is put in:
-   `metric_label_Name`. For headers: `header_<name>`, also for `date` and `hour`, which are folders,
-   and for names that begin like another kind.
+   `metric_label_Name`. A header becomes `header_<name>`, also for `date` and `hour`, which are
+   folders, and for names that begin like another kind.
 2. Labels whose names differ only in case (`Version` and `version`) share one column, because an
-   engine could not tell two apart; within one file the column is spelled as the first of them in
-   ASCII order, and rows whose label is spelled otherwise say so in `labels_overflow`.
-3. Where one data point has two such labels, or one label twice, the column holds the first in
-   ASCII order (the first sent), and the others are kept in `labels_overflow`.
+   engine could not separate two. Within one file the column has the spelling that is first in ASCII
+   order; rows with another spelling keep it in `labels_overflow`.
+3. If one data point has two such labels, or one label twice, the column holds the first in ASCII
+   order (the first sent), and `labels_overflow` the others.
 4. A name with control characters, or of more than 200 characters, or beyond the bound on a stream's
    label columns goes to `labels_overflow` too: a JSON object of column name to text (or to a list
    of texts).
 
 The rule looks at one data point at a time and needs no state, so every receiver and every year
-give the same answer. Text of a value: docs/columns.md.
+give the same answer. docs/columns.md has the text of a value.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class FixedColumn:
 METRIC_COLUMNS: tuple[FixedColumn, ...] = tuple(
     FixedColumn(*row)
     for row in (
-        ("p_timestamp", TIMESTAMP, "when rayotel received the point"),
-        ("time_unix_nano", TIMESTAMP, "the point's own time: event time"),
-        ("start_time_unix_nano", TIMESTAMP, "since when a sum counts; null where unknown"),
+        ("p_timestamp", TIMESTAMP, "arrival time: when rayotel received the point"),
+        ("time_unix_nano", TIMESTAMP, "event time: the point's own"),
+        ("start_time_unix_nano", TIMESTAMP, "start of the time that a sum counts; null if unknown"),
         ("metric_name", pa.string(), "name of the metric"),
         (
             "metric_type",
@@ -70,75 +70,75 @@ METRIC_COLUMNS: tuple[FixedColumn, ...] = tuple(
         ),
         ("metric_unit", pa.string(), "unit of the metric"),
         ("metric_description", pa.string(), "description of the metric"),
-        ("metric_metadata", pa.string(), "metadata of the metric, JSON; null where none"),
-        ("data_point_value", pa.float64(), "value of a gauge or sum; null where none was recorded"),
-        ("data_point_value_int", pa.int64(), "the same, exact, where it was sent as an integer"),
-        ("data_point_flags", pa.int64(), "OTLP flags; bit 0: no value was recorded"),
+        ("metric_metadata", pa.string(), "metadata of the metric, JSON; null if none"),
+        ("data_point_value", pa.float64(), "value of a gauge or sum; null if none was recorded"),
+        ("data_point_value_int", pa.int64(), "exact value, if the sender sent an integer"),
+        ("data_point_flags", pa.int64(), "OTLP flags; bit 0 means that no value was recorded"),
         ("aggregation_temporality", pa.string(), "cumulative, delta or unspecified, as sent"),
         ("is_monotonic", pa.bool_(), "whether a sum only grows"),
         ("data_point_count", pa.int64(), "observations in a histogram or summary"),
-        ("data_point_sum", pa.float64(), "their sum; null where not sent"),
-        ("data_point_min", pa.float64(), "the smallest; null where not sent"),
-        ("data_point_max", pa.float64(), "the largest; null where not sent"),
+        ("data_point_sum", pa.float64(), "sum of the observations; null if not sent"),
+        ("data_point_min", pa.float64(), "smallest observation; null if not sent"),
+        ("data_point_max", pa.float64(), "largest observation; null if not sent"),
         ("data_point_bucket_counts", _COUNTS, "observations per bucket, not cumulative"),
-        ("data_point_explicit_bounds", _FLOATS, "upper bounds of all buckets but the last"),
+        ("data_point_explicit_bounds", _FLOATS, "upper bounds of all buckets except the last"),
         (
             "data_point_buckets_repaired",
             pa.bool_(),
-            "true: the counts were sent cumulative, against OTLP, and were differenced here",
+            "true if rayotel turned cumulative counts, which OTLP forbids, into counts per bucket",
         ),
         ("data_point_scale", pa.int64(), "scale of an exponential histogram"),
-        ("data_point_zero_count", pa.int64(), "observations in its zero bucket"),
-        ("data_point_zero_threshold", pa.float64(), "half width of its zero bucket"),
-        ("positive_offset", pa.int64(), "index of its first positive bucket"),
+        ("data_point_zero_count", pa.int64(), "observations in the zero bucket"),
+        ("data_point_zero_threshold", pa.float64(), "half width of the zero bucket"),
+        ("positive_offset", pa.int64(), "index of the first positive bucket"),
         ("positive_bucket_count", _COUNTS, "observations per positive bucket"),
-        ("negative_offset", pa.int64(), "index of its first negative bucket"),
+        ("negative_offset", pa.int64(), "index of the first negative bucket"),
         ("negative_bucket_count", _COUNTS, "observations per negative bucket"),
         ("data_point_quantile_values_quantile", _FLOATS, "quantiles of a summary, 0 to 1"),
-        ("data_point_quantile_values_value", _FLOATS, "the values at these quantiles"),
-        ("data_point_exemplars", pa.list_(_EXEMPLAR), "example observations; null where none"),
+        ("data_point_quantile_values_value", _FLOATS, "values at these quantiles"),
+        ("data_point_exemplars", pa.list_(_EXEMPLAR), "example observations; null if none"),
         ("series_id", pa.int64(), "stable id of stream, metric, scope, headers and attributes"),
         ("scope_name", pa.string(), "name of the instrumentation scope"),
         ("scope_version", pa.string(), "version of the instrumentation scope"),
         ("scope_schema_url", pa.string(), "schema URL of the scope"),
-        ("scope_dropped_attributes_count", pa.int64(), "attributes the sender dropped"),
+        ("scope_dropped_attributes_count", pa.int64(), "attributes that the sender dropped"),
         ("resource_schema_url", pa.string(), "schema URL of the resource"),
-        ("resource_dropped_attributes_count", pa.int64(), "attributes the sender dropped"),
-        ("resource_entity_refs", pa.string(), "entities of the resource, JSON; null where none"),
+        ("resource_dropped_attributes_count", pa.int64(), "attributes that the sender dropped"),
+        ("resource_entity_refs", pa.string(), "entities of the resource, JSON; null if none"),
         ("p_src_ip", pa.string(), "address of the sender"),
         ("p_user_agent", pa.string(), "User-Agent of the sender"),
-        (OVERFLOW, pa.string(), "labels without a column of their own, JSON; null where none"),
+        (OVERFLOW, pa.string(), "labels without a column of their own, JSON; null if none"),
     )
 )
 
 EVENT_COLUMNS: tuple[FixedColumn, ...] = tuple(
     FixedColumn(*row)
     for row in (
-        ("p_timestamp", TIMESTAMP, "when rayotel received the event"),
-        ("time_unix_nano", TIMESTAMP, "the event's own time; of an unreadable one: its arrival"),
-        ("event_id", pa.string(), "the event's id, hexadecimal; each is stored once"),
-        ("event_type", pa.string(), "TASK_LIFECYCLE_EVENT and so on; null: unreadable"),
-        ("source_type", pa.string(), "which part of Ray made it: GCS, CORE_WORKER and so on"),
-        ("severity", pa.string(), "severity as sent"),
+        ("p_timestamp", TIMESTAMP, "arrival time: when rayotel received the event"),
+        ("time_unix_nano", TIMESTAMP, "event time; arrival time if the event is unreadable"),
+        ("event_id", pa.string(), "id of the event, hexadecimal; each event is stored once"),
+        ("event_type", pa.string(), "TASK_LIFECYCLE_EVENT and so on; null if unreadable"),
+        ("source_type", pa.string(), "component of Ray that made it: GCS, CORE_WORKER and so on"),
+        ("severity", pa.string(), "severity, as sent"),
         ("session_name", pa.string(), "Ray's name of the cluster's session"),
-        ("message", pa.string(), "message of the event; null where empty"),
-        ("reporter_node_id", pa.string(), "id of the node that sent it, hexadecimal"),
-        ("node_id", pa.string(), "node that it is about, hexadecimal; null where none"),
-        ("job_id", pa.string(), "job that it is about, hexadecimal: 01000000"),
-        ("task_id", pa.string(), "task that it is about, hexadecimal"),
-        ("task_attempt", pa.int64(), "attempt of the task, from 0"),
-        ("actor_id", pa.string(), "actor that it is about, hexadecimal"),
-        ("worker_id", pa.string(), "worker that it is about, hexadecimal"),
-        ("placement_group_id", pa.string(), "placement group that it is about, hexadecimal"),
-        ("state", pa.string(), "state of the last of its state transitions"),
-        ("event", pa.string(), "all that it says, JSON, identifiers in hexadecimal"),
-        ("problem", pa.string(), "why the event could not be read; null where it could"),
+        ("message", pa.string(), "message of the event; null if empty"),
+        ("reporter_node_id", pa.string(), "id of the node that sent the event, hexadecimal"),
+        ("node_id", pa.string(), "id of the event's node, hexadecimal; null if none"),
+        ("job_id", pa.string(), "id of the event's job, hexadecimal: 01000000"),
+        ("task_id", pa.string(), "id of the event's task, hexadecimal"),
+        ("task_attempt", pa.int64(), "attempt of the task, counted from 0"),
+        ("actor_id", pa.string(), "id of the event's actor, hexadecimal"),
+        ("worker_id", pa.string(), "id of the event's worker, hexadecimal"),
+        ("placement_group_id", pa.string(), "id of the event's placement group, hexadecimal"),
+        ("state", pa.string(), "state after the last of the event's transitions"),
+        ("event", pa.string(), "payload of the event, JSON, with identifiers in hexadecimal"),
+        ("problem", pa.string(), "reason why the event is unreadable; null if it is readable"),
         ("p_src_ip", pa.string(), "address of the sender"),
         ("p_user_agent", pa.string(), "User-Agent of the sender"),
         (
             OVERFLOW,
             pa.string(),
-            "labels without a column, and what an event has beside its payload, JSON",
+            "labels without a column, and members of the event beside its payload, JSON",
         ),
     )
 )

@@ -1,9 +1,9 @@
-"""SQL that other engines take and DuckDB does not: reserved words used as names of columns.
+"""A repair for SQL of other engines: reserved words of DuckDB used as names of columns.
 
-`SELECT date_trunc('minute', t) AS window ... GROUP BY window` is fine elsewhere; in DuckDB `AS
-window` is, and `GROUP BY window` is not. The repair quotes such a word wherever it stands as a
-name, once it was introduced by `AS`. It is tried only for SQL that does not parse, and used only if
-it then does.
+`SELECT date_trunc('minute', t) AS window ... GROUP BY window` is correct elsewhere. DuckDB accepts
+`AS window` and refuses `GROUP BY window`. The repair quotes such a word wherever it stands as a
+name, if `AS` introduced it. It is tried only for SQL that does not parse, and used only if the
+result does.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Which SQL a locked session takes: one statement that only reads.
+"""The statements that a locked query session accepts: one statement that only reads.
 
-DuckDB's own lock keeps a session from files that are not its own, and from loading code. It does
-not keep it from writing what it may read, so the kind of each statement is looked at as well. Two
-traps, both closed here: `EXPLAIN ANALYZE` runs what it explains, and DuckDB 2.0 takes a `COPY ...
-TO` inside `WITH`, in a statement that is a SELECT by its kind.
+DuckDB's own lock keeps a session from foreign files and from loading code. It does not keep the
+session from writing to files that it may read. So the guard checks the kind of each statement too,
+and closes two traps: `EXPLAIN ANALYZE` runs what it explains, and DuckDB 2.0 accepts a `COPY ...
+TO` inside `WITH`, in a statement whose kind is SELECT.
 """
 
 from __future__ import annotations

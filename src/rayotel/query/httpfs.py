@@ -1,7 +1,7 @@
-"""DuckDB's httpfs extension, without which it cannot read S3.
+"""DuckDB's httpfs extension, which reads S3.
 
-The extra `rayotel[s3]` brings the signed binary in a package, so no internet is needed. Without it,
-DuckDB downloads the extension itself, once, into the user's home.
+The extra `rayotel[s3]` contains the signed binary in a package, so no internet is needed. Without
+it, DuckDB downloads the extension itself, once, into the user's home.
 """
 
 from __future__ import annotations

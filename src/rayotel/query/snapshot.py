@@ -1,4 +1,4 @@
-"""What a question reads of a stream: the parts that its time range touches, and their columns."""
+"""The part of a stream that a question reads: the parts in its time range, and their columns."""
 
 from __future__ import annotations
 

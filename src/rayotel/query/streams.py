@@ -1,4 +1,4 @@
-"""What the lake holds: rows, bytes, files and times of each stream, and the columns of one."""
+"""The content of a lake: rows, bytes, files and times of each stream, and the columns of one."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def streams(
 ) -> list[StreamOverview]:
     """Every stream that has parts in the range, or the one named.
 
-    From footers alone, but for parts that reach beyond the range: their rows are counted.
-    `progress` is told how many parts are done, of how many.
+    Footers alone suffice, except for parts that reach beyond the range: their rows are counted.
+    `progress` is called with the number of finished parts and of all parts.
     """
     names = lake.streams()
     if only is not None and only not in names:
@@ -73,7 +73,7 @@ Extent = tuple[int, int | None, int | None]
 
 
 def _of_footers(footers: list[Footer], range_: TimeRange) -> Extent | None:
-    """Rows, first and last event in nanoseconds; None where footers cannot tell."""
+    """Rows, first and last event in nanoseconds; None if footers lack them."""
     touched = [footer for footer in footers if footer.touches(range_)]
     if not all(footer.is_within(range_) for footer in touched):
         return None

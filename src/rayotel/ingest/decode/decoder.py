@@ -1,7 +1,7 @@
-"""From a record (how a request came, and its body as sent) to a batch, whatever signal it is of.
+"""From a record to a batch, whatever its signal. A record is the body as sent, and how it arrived.
 
-The receiver calls this before it acknowledges, the committer for what only the WAL remembers: one
-way, so both get the same rows.
+The receiver decodes a record before it acknowledges. The committer decodes what only the WAL still
+holds. Both call this decoder, so both get the same rows.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Recognised(NamedTuple):
 
 
 def no_reservation(size_bytes: int) -> None:
-    """For callers that hold one body at a time and need no account of it."""
+    """A reservation without an account, for callers that hold one body at a time."""
 
 
 class Decoder:
@@ -70,7 +70,7 @@ class Decoder:
         return self._by_signal[arrival.signal].decode(body, arrival)
 
     def recognised(self, record: Record) -> Recognised | None:
-        """The batch of a small record whose like was decoded before; None for any other.
+        """The batch of a small record that has a template; None for any other.
 
         It costs well below a millisecond, so an event loop may wait for it.
         """

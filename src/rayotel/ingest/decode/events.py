@@ -1,16 +1,16 @@
 """Ray's own events: from the body of an export request to rows.
 
-A body is a JSON array of events, each protobuf in its JSON mapping: bytes in base64, times in RFC
-3339, names in lowerCamelCase, or as in the protobuf definitions where Ray is told so. An event is a
-head and one nested payload, named after its type.
+A body is a JSON array of events in protobuf's JSON mapping: bytes in base64, times in RFC 3339,
+names in lowerCamelCase. If Ray is configured so, names are as in the protobuf definitions. An event
+is a head and one nested payload, which is named after the event's type.
 
-**Identifiers** are bytes and become hexadecimal wherever they stand. A key must be one of the known
-names and the value base64 of a length that Ray's ids have; everything else stays as it was sent.
-Members of maps, such as labels and resources, are the user's own names and are never touched.
+**Identifiers** are bytes and become hexadecimal everywhere. A key must be one of the known names,
+and the value base64 of a length that Ray's ids have; everything else stays as it was sent. Members
+of maps, such as labels and resources, have names of the user's and are never changed.
 
-**Nothing is refused.** Ray sends the same request again for ever after any error, and everything
-else would wait behind it. What cannot be read is a row too: its raw text in `event`, the reason in
-`problem`, its arrival for a time, and a digest of stream and text for an id.
+**No event is refused.** Ray repeats a request for ever after any error and holds back all later
+events. An unreadable event is a row too: `event` holds its raw text, `problem` the reason, its time
+is its arrival, and its id is a digest of stream and text.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _is_utf8(body: bytes) -> bool:
 
 
 def _raw(event: object) -> bytes | None:
-    """An event that is no good as JSON; None where it is nested too deeply for that."""
+    """The text of an event; None if it is nested too deeply to be written as JSON."""
     try:
         return orjson.dumps(event)
     except orjson.JSONEncodeError:

@@ -1,4 +1,4 @@
-"""Merging parts of any signal: each has its own order of rows, and its own idea of a repetition."""
+"""Merging parts of any signal: each has its own order of rows and its own kind of duplicate."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Merging parts of an events stream into one, sorted by type, time and id, in bounded memory.
 
-Every part is sorted already, so a few batches of each input are held, and rows go to the output up
-to the smallest of the batches' last rows. Before that, the ids of all inputs are looked through for
-those that stand there more than once: of each, what arrived first stays, wherever in the hour the
-others are.
+Every part is sorted already. So the merge holds a few batches of each input, and writes rows up to
+the smallest of the batches' last rows. Before that, it looks through the ids of all inputs for ids
+that occur more than once. Of each such id the row that arrived first stays, wherever in the hour
+the others are.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rayotel.lake.signal import EVENTS
 # an open part costs some ten megabytes, whatever is held of it
 MAX_OPEN_INPUTS = 16
 IDS_AT_ONCE = 200_000
-MAX_TURNS = 256  # ids are told apart by their last two digits
+MAX_TURNS = 256  # a turn takes the ids with the same last two digits
 # rows of all inputs that are held at once, and of a row group of the output
 HELD_BYTES = 12 << 20
 MAX_BATCH_ROWS = 8_192

@@ -1,14 +1,15 @@
-"""Merging parts into one, sorted by metric, labels and time, in bounded memory.
+"""Merging parts of a metrics stream into one, sorted by metric, labels and time, in bounded memory.
 
-An external merge sort by series. The inputs are read in runs of a bounded size. What is constant in
-a series is kept once per run (see `series`), and a row is its point's own columns and a number. A
-run is sorted and written to disk beside the list of its series in order. The lists are then merged,
-and whenever enough series are together for a row group, each run contributes one stretch of rows,
-which are put in order, given their labels back, and written. Memory holds one run, or one row
-group, at a time.
+This is an external merge sort by series:
 
-Points of one series with the same time and the same values are one point: the one that arrived
-first stays.
+1. The inputs are read in runs of a bounded size. Columns that are constant in a series are kept
+   once per run (see `series`); a row is its point's own columns and a number.
+2. Each run is sorted and written to disk, beside the list of its series in order.
+3. The lists are merged. When enough series for a row group are together, each run contributes one
+   stretch of rows. These rows are put in order, get their labels back, and are written.
+
+Memory holds one run, or one row group, at a time. Points of one series with the same time and the
+same values are one point: the one that arrived first stays.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ BLOCK_SERIES_BYTES = 24 << 20
 # the merge holds one batch of every run: small ones, for runs may be many
 SPILL_BATCH_ROWS = 1_024
 LIST_BATCH_ROWS = 64
-_SERIES = "series"  # the column of a run that says which of its series a row is of
+_SERIES = "series"  # the column of a run with the number of the row's series
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
 
@@ -62,7 +63,7 @@ class _Run:
 
     @property
     def list_path(self) -> Path:
-        """Where the list of its series is."""
+        """Path of the list of its series."""
         return self.path.with_suffix(".series")
 
 
@@ -179,7 +180,7 @@ def _held(metadata: pq.FileMetaData) -> set[str]:
 
 
 def _points(batch: pa.RecordBatch, series: SeriesTable) -> pa.Table:
-    """A batch without what is constant in a series, but for a number."""
+    """A batch whose columns of series are replaced by one number."""
     own = [name for name in POINT_COLUMNS if name in batch.schema.names]
     numbers = series.numbers(batch.select([n for n in batch.schema.names if is_of_series(n)]))
     arrays = [pa.array(numbers)]

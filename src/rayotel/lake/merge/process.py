@@ -1,10 +1,9 @@
-"""Merging in a process of its own, so that a server's memory and its answers do not feel it.
+"""Merging in a process of its own, so that its memory and CPU stay apart from the server's.
 
     python -m rayotel.lake.merge.process
 
-Standard input has one job as JSON; standard output gets the number of rows.
-The process touches only files of the directory it is given. Whoever dies, it or its server, leaves
-the lake as it was.
+Standard input has one job as JSON, and standard output gets the number of rows. The process touches
+only files of its directory. If the process or its server dies, the lake stays as it was.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def is_damage(error: Exception) -> bool:
 
 
 def merge_apart(inputs: Sequence[Path], output: Path, stream: str, spill: Path) -> int:
-    """Like `merging.merge`. Raises ValueError for damaged parts, OSError for everything else."""
+    """Like `by_signal.merge`. Raises ValueError for damaged parts, OSError for everything else."""
     job = {"inputs": [str(path) for path in inputs], "output": str(output), "stream": stream}
     done = subprocess.run(
         # -P: the working directory is no place to import from

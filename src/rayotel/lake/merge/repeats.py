@@ -1,6 +1,6 @@
-"""Which points say again what another said: same series, same time, same values.
+"""Duplicate points: points of one series with the same time and the same values.
 
-Only how the request travelled may differ: when it arrived, and from whom.
+They may differ only in how their requests travelled: the arrival time and the sender.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _VALUES = tuple(
 
 
 def kept(points: pa.Table, same: Ints) -> npt.NDArray[np.bool_]:
-    """Which rows of `points` stay: those that do not say what the row before says.
+    """Which rows of `points` stay: the rows that do not repeat the row before.
 
     `same`: the rows that are of the same series and time as the row before, at least one.
     """

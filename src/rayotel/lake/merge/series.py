@@ -1,13 +1,13 @@
-"""What is constant in a series, taken out of the rows and put back: the labels, the metric's head.
+"""Columns that are constant in a series, taken out of the rows and put back: labels and the metric.
 
-Merging would otherwise carry some sixty columns of text through every sort. Here the distinct
-combinations of these columns are found once per batch of rows, and a row keeps only the number of
-its own. Two rows share a combination when all of these columns hold the same in both; `series_id`,
-which is a hash, is only the first of them to be compared. One series may have several combinations,
-for a metric's description, say, is no part of its id.
+Otherwise merging would carry some sixty columns of text through every sort. Here each batch of rows
+gets the distinct combinations of these columns, and a row keeps only the number of its combination.
+Two rows share a combination if all of these columns are equal. `series_id`, which is a hash, is
+only the first of them to be compared. One series may have several combinations, because for example
+a metric's description is no part of its id.
 
-A combination travels as bytes: a line of JSON per column that it has. Equal bytes are equal
-combinations, whatever part or run they come from.
+A combination travels as bytes: one line of JSON per column. Equal bytes are equal combinations,
+whatever part or run they come from.
 """
 
 from __future__ import annotations

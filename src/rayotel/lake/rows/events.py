@@ -1,7 +1,7 @@
-"""From decoded events to Arrow tables, one per hour of event time.
+"""Decoded events to Arrow tables, one per hour of event time.
 
-Rows are sorted by type, time and id, those without a type last, as in merged parts. Each id is kept
-once.
+Rows are sorted by type, time and id, as in merged parts; rows without a type are last. Each id is
+kept once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DISTINCT = frozenset(EVENTS.merged.long)
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """What the rows of one request have in common: columns and labels."""
+    """The common part of the rows of one request: columns and labels."""
 
     arrival: Arrival
     labels: dict[str, str]

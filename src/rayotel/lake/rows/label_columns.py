@@ -1,4 +1,4 @@
-"""Which labels of a stream have a column."""
+"""The labels of a stream that have a column."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""From decoded batches to Arrow tables, one per hour of event time.
+"""Decoded batches to Arrow tables, one per hour of event time.
 
-Everything is done by columns. What is constant in a series is looked up once per series and spread
-over its rows by taking from a table of series; Python touches no single point here. Rows are sorted
-by metric, series and time, so that equal texts stand together.
+All work is done by columns; Python touches no single point here. Values that are constant in a
+series are looked up once per series, and rows take them from a table of series. Rows are sorted by
+metric, series and time, so that equal texts stand together.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _ranked(series: list[Series], of_rows: Indexes) -> tuple[list[Series], Index
     place = np.empty(len(series), np.int32)
     used: list[Series] = []
     # a sort keeps all other threads waiting: many short ones instead of a long one, and few keys
-    # at a time, or garbage collection would go through all that is remembered
+    # at a time, or garbage collection would walk everything that is remembered
     for _, positions in sorted(by_metric.items()):
         keys: list[_Key] = []
         for position in positions:

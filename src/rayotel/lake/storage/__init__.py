@@ -1,1 +1,1 @@
-"""Where the bytes of a lake are."""
+"""Bytes of a lake by key."""

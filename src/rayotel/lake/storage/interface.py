@@ -1,7 +1,7 @@
-"""Where the bytes of a lake are: one small interface.
+"""The interface of a storage: bytes by key.
 
-Two implementations stand beside this file: `directory` and `s3`. They make no decisions; every
-error that they let out is a `StorageError` whose class says whether to retry.
+Two implementations stand beside this file: `directory` and `s3`. They make no decisions. Every
+error that leaves them is a `StorageError`, whose class decides whether a retry can help.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Storage(Protocol):
         """What another client needs to read a bucket; None for a directory."""
 
     def put(self, key: str, content: memoryview) -> None:
-        """Write an object whole and durably; afterwards it is there, or an error says otherwise."""
+        """Write an object whole and durably. Raises if it may not be there afterwards."""
 
     def put_file(self, key: str, path: Path) -> None:
         """Like `put`, from a file: for objects larger than memory should hold."""
@@ -72,7 +72,7 @@ class Storage(Protocol):
         """Every object whose key begins with `prefix`, in no promised order."""
 
     def unfinished(self) -> Iterator[StoredObject]:
-        """What writes that never ended left behind, and no listing of objects shows."""
+        """Leftovers of writes that never ended; no listing of objects shows them."""
 
     def folders(self, prefix: str) -> list[str]:
         """Names directly below `prefix` (which ends with `/` or is empty) that have objects."""

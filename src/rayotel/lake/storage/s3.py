@@ -1,7 +1,7 @@
 """A lake in a bucket of any S3-compatible server, by boto3 with path-style addresses.
 
-The only module that knows boto3's errors: `_translated` turns each into the class that says
-whether a retry can help.
+No other module handles boto3's errors. `_translated` turns each of them into a class of
+`StorageError`, which decides whether a retry can help.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ class S3Storage:
             ]
 
     def delete(self, key: str) -> None:
-        """One DELETE; S3 says nothing about objects that are not there."""
+        """One DELETE; S3 answers the same for a missing object."""
         with _translated(f"delete '{key}' in '{self.url}'"):
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 

@@ -1,1 +1,1 @@
-"""What keeps a lake small and whole."""
+"""Work that keeps a lake small and whole."""

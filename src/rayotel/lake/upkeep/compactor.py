@@ -1,7 +1,7 @@
-"""Keeping a lake tidy: let go what is not kept, merge hours, remove what has been covered.
+"""One pass over a lake: remove hours beyond retention, merge hours, remove covered parts.
 
-The same pass serves the server's background thread and `rayotel compact`; a lock file in the data
-directory keeps them apart.
+The server's background thread and `rayotel compact` run the same pass. A lock file in the data
+directory allows one of them at a time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Tidied:
-    """What a pass did."""
+    """Counts of one pass."""
 
     hours: int = 0
     inputs: int = 0
@@ -49,7 +49,7 @@ class Tidied:
     damage: LakeError | None = None
 
     def or_raise(self) -> Tidied:
-        """Itself, where no part was damaged."""
+        """Itself, if no part was damaged; raises the error of a damaged part."""
         if self.damage is not None:
             raise self.damage
         return self

@@ -1,15 +1,15 @@
-"""Which parts of an hour become one, and which may be removed: decisions from a listing alone.
+"""Which parts of an hour to merge, and which to remove: decisions from a listing alone.
 
-An hour that is over becomes one part per receiver. Its name spans the segments of all its inputs at
-the next level, so it hides them from the moment it is there, and a crash before their removal
-changes no answer. The inputs linger for a while, for questions that began before.
+An hour that is over becomes one part per receiver. The part's name spans the segments of all inputs
+at the next level, so the part covers them as soon as it exists, and a crash before their removal
+changes no answer. The inputs stay for the grace, for questions that began before.
 
-An hour that still gets points has a small part for every commit, and to open a part costs a
-question as much as to read thousands of rows. So as soon as there are `FAN_IN` neighbours of one
-level they become one of the next; each point is rewritten once a level, of which an hour has two.
+An hour that still gets points has a small part for every commit. Opening a part costs a question as
+much as reading thousands of rows. So as soon as there are `FAN_IN` neighbours of one level, they
+become one of the next. Each point is rewritten once a level, and an hour has two levels.
 
-Each receiver compacts only its own parts: its commits come in the order of its segments, so a part
-that is written later never falls into a span that was merged before.
+Each receiver compacts only its own parts. Its commits follow the order of its segments, so a later
+part never falls into a span that was merged before.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def jobs(parts: Iterable[Part], receiver: str, now_unix: float, after_seconds: f
 
 
 def _young_jobs(group: list[Part]) -> list[Job]:
-    """Neighbours of one level, small and many: only neighbours, for a name spans what it hides."""
+    """Small neighbours of one level. Others may not be merged: a name covers its whole span."""
     in_order = sorted(group, key=lambda part: (part.name.first, part.name.last))
     found = []
     for (_, is_small), run in itertools.groupby(

@@ -1,7 +1,8 @@
 """How long a stream is kept: by age, by size, or both, in whole hours of event time.
 
-A policy is written `30d`, `500GB`, or both, `90d 1TB`: what either of them lets go, goes. The empty
-policy keeps everything. Days are of 24 hours; sizes are of the parts on storage, in powers of 1000.
+A policy is written `30d`, `500GB`, or both, `90d 1TB`. With both, an hour that exceeds either is
+removed. The empty policy keeps everything. A day has 24 hours. Sizes are of the parts on storage,
+in powers of 1000.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Reading every part of a range, and saying in words what is wrong.
+"""Reading every part of a range, and reporting damage.
 
-A part is wrong when it cannot be opened or read to its end (page checksums included), lacks a
-documented column or has it in another type, or holds points of another stream or hour than its
-name says. Names are wrong when two parts of one receiver and hour overlap and neither covers the
-other: their points would be counted twice. Other objects are only mentioned.
+A part is damaged if it cannot be opened or read to its end (page checksums included), if it lacks a
+documented column or has it in another type, or if it holds points of another stream or hour than
+its name. Names are wrong if two parts of one receiver and hour overlap and neither covers the
+other: their points would count twice. Other objects are only mentioned.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Verified:
-    """What was read."""
+    """Counts of what was read."""
 
     parts: int = 0
     rows: int = 0
@@ -63,7 +63,7 @@ def verify(
 
 
 def _read(storage: Storage, part: Part, done: Verified) -> str | None:
-    """What is wrong with a part; None where nothing is."""
+    """The damage of a part in words; None if there is none."""
     with tempfile.TemporaryDirectory(prefix="rayotel-verify-") as directory:
         path = Path(directory) / "part.parquet"
         try:

@@ -1,7 +1,7 @@
-"""Results as people and programs read them: table, json, ndjson, csv, markdown, parquet.
+"""Results in formats for people and programs: table, json, ndjson, csv, markdown, parquet.
 
-All but the table stream. Moments are ISO 8601 in UTC; doubles that JSON has no number for are the
-texts "NaN", "Infinity" and "-Infinity"; bytes are base64.
+All formats except the table stream. Moments are ISO 8601 in UTC. Doubles without a JSON number are
+the texts "NaN", "Infinity" and "-Infinity". Bytes are base64.
 """
 
 from __future__ import annotations

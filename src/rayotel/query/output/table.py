@@ -1,4 +1,4 @@
-"""Results as a table for a terminal, fitted to its width; in a pipe as wide as it needs to be."""
+"""Results as a table, fitted to the terminal; in a pipe as wide as it needs to be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What any row may hold, whichever signal it is of."""
+"""Bounds of a row of any signal."""
 
 from __future__ import annotations
 

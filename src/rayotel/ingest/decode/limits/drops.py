@@ -1,8 +1,8 @@
-"""What the receiver is told to leave out: metrics and labels, by patterns of their names.
+"""What the settings leave out: metrics and labels, by patterns of their names.
 
-Patterns are the shell's (`*`, `?`, `[ab]`, `[!ab]`), tell upper case from lower, and match a whole
-name. A pattern of labels may be limited to metrics: `METRICS:LABELS`, divided at the last colon.
-Where several patterns match, the first is the one that drops and is counted.
+Patterns are the shell's (`*`, `?`, `[ab]`, `[!ab]`). They distinguish upper case from lower and
+match a whole name. `METRICS:LABELS`, divided at the last colon, limits a pattern of labels to some
+metrics. If several patterns match, the first one drops and is counted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rayotel.model import Drop
 MAX_PATTERNS = 100  # of each setting: each is a label value of the server's own metrics
 MAX_PATTERN_CHARACTERS = 200
 MAX_COMPILED_SETS = 64  # of label patterns that hold for some metric
-# without these no question can tell clusters and nodes apart
+# without these no question can separate clusters and nodes
 SOURCE_LABELS = ("instance", "cluster_id", "SessionName")
 _METRICS, _LABELS = "drop_metrics", "drop_labels"
 _SEPARATORS = re.compile(r"[\s,]+")
@@ -33,7 +33,7 @@ class NameDrops:
         self._match = re.compile(groups).match if patterns else None
 
     def of(self, name: str) -> Drop | None:
-        """What drops this name."""
+        """The drop that matches this name."""
         found = self._match(name) if self._match is not None else None
         return None if found is None else self._drops[(found.lastindex or 0) - 1]
 
@@ -50,11 +50,11 @@ class Drops:
         self.all = (*by_metric, *(drop for drop, _, _ in self._labels))
 
     def metric(self, name: str) -> Drop | None:
-        """What drops this metric."""
+        """The drop that matches this metric."""
         return self._metrics.of(name)
 
     def labels_of(self, metric: str) -> NameDrops | None:
-        """What drops labels of this metric, by their keys; None: nothing can."""
+        """The drops of this metric's labels, by the labels' keys; None if there can be none."""
         key = tuple([n for n, limit in enumerate(self._limits) if limit.of(metric) is not None])
         if not key:
             return None

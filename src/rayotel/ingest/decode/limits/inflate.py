@@ -1,8 +1,8 @@
-"""Request bodies: decompression that stops at its bound while inflating, not after.
+"""Decompression of request bodies, which stops at its bound while it inflates and not afterwards.
 
 A codec is driven in small steps, so a few kilobytes that would inflate to gigabytes cost no more
 memory than the bound allows. Several gzip members or zstd frames in a row are one body, as their
-formats say; anything after the end that is neither is an error.
+formats define. Any other bytes after the end are an error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ENCODINGS = ("identity", "gzip", "zstd", "deflate")
 
 
 class MalformedBody(ValueError):
-    """The bytes are not what their Content-Encoding says."""
+    """The bytes do not have the form that their Content-Encoding names."""
 
 
 class BodyTooLarge(ValueError):
@@ -87,7 +87,7 @@ def _zlib_pieces(body: bytes, window_bits: int, *, members: bool) -> Iterator[by
 class _Codec(Protocol):
     @property
     def eof(self) -> bool:
-        """Whether the end was reached."""
+        """Whether the codec has reached the end."""
 
 
 def _is_over(codec: _Codec) -> bool:

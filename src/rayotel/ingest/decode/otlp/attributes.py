@@ -1,9 +1,9 @@
-"""Attribute values as canonical text, so that no two senders make a column's type conflict.
+"""Attribute values as canonical text, so that the type of a column never depends on the sender.
 
-A string is itself; `true` and `false`; integers in decimal; doubles in the shortest form that reads
-back as the same double (`NaN`, `Infinity`, `-Infinity`); bytes in base64; arrays and maps as JSON
-without spaces, members in the order sent. A value that was not set is no value: the label is
-absent.
+A string is itself. A boolean is `true` or `false`, an integer is decimal. A double is the shortest
+text that reads back as the same double (`NaN`, `Infinity`, `-Infinity`). Bytes are base64. Arrays
+and maps are JSON without spaces, with members in the order sent. An attribute without a value has
+no text: the label is absent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def double_text(value: float) -> str:
 
 
 def attribute_text(value: Any) -> str | None:
-    """Text of an AnyValue (of `wire`); None where no value is set."""
+    """Text of an AnyValue (of `messages`); None where no value is set."""
     kind = value.WhichOneof("value")
     if kind == "string_value":
         return text_of(value.string_value)

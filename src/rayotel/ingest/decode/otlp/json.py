@@ -1,8 +1,8 @@
 """OTLP/JSON to OTLP protobuf bytes, by the rules in which OTLP differs from protobuf's own JSON.
 
-Trace and span ids are hexadecimal, not base64; enums are numbers; unknown fields are ignored. The
-rest (64-bit integers as text or number, NaN as text, lowerCamelCase names) is protobuf's own
-mapping and is left to its library.
+Trace and span ids are hexadecimal instead of base64, enums are numbers, and unknown fields are
+ignored. Protobuf's library does the rest by its own mapping: 64-bit integers as text or number, NaN
+as text, lowerCamelCase names.
 """
 
 from __future__ import annotations

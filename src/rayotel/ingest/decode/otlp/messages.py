@@ -1,12 +1,12 @@
-"""OTLP messages as the decoder wants them: the official descriptors, changed in two places.
+"""OTLP messages for the decoder: the official descriptors, changed in two places.
 
-The messages are made at import from the descriptors of `opentelemetry-proto`, so they follow its
-fields, and they read the same bytes. The two changes:
+The messages are made at import from the descriptors of `opentelemetry-proto`, so they have the same
+fields and read the same bytes. The two changes:
 
-- Every `string` is read as `bytes`. A sender that puts bytes which are not UTF-8 in one string
-  makes the official classes refuse the whole request; here the string is mended, the rest kept.
-- The attributes of a data point stay serialized. They are the same bytes in every scrape, so they
-  serve as the key under which a known series is found, and are parsed only once per series.
+- Every `string` is read as `bytes`. If one string has bytes that are not UTF-8, the official
+  classes refuse the whole request. Here only the string is mended.
+- The attributes of a point stay serialized. Their bytes are the same in every scrape, so they are
+  the key of a known series, and are parsed only once per series.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """OTLP metrics to columns, as protobuf's own library parses them: the reference.
 
-`reference` has the points; here is what stands around them. Whatever reads a request in another way
-(see `fast`) must give the same columns.
+`reference` decodes the points, and this module everything around them. Every other way to read a
+request (see `fast`) must give the same columns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rayotel.model import Arrival, MetricBatch, Series
 
 
 class SentInPieces(ValueError):
-    """A metric stands in a body twice: its points must keep their order."""
+    """A body has one metric twice: its points must keep their order."""
 
 
 class Contexts:

@@ -1,15 +1,13 @@
 """The full decode: points as protobuf's own library parses them, one by one, into columns.
 
-It is the reference: whatever is read otherwise (see `fast`) must be equal to this.
+This is the reference: every other way to read a request (see `fast`) must give the same columns.
 
-Rejected, counted with its reason, and never stored otherwise: a point whose time is missing, before
-2000, or more than a day after its arrival; a count beyond 2**63 - 1; an attribute of more than 64
-KiB.
+A point is rejected and counted with its reason if its time is missing, before 2000, or more than a
+day after its arrival, if a count is beyond 2**63 - 1, or if an attribute has more than 64 KiB.
 
-Repaired: Fluent Bit sends histograms with the cumulative counts of Prometheus where OTLP wants the
-counts of each bucket (fluent/cmetrics#278). Where the last count equals the total, no count falls
-and their sum is not the total, they are cumulative; the differences are stored and the row is
-marked.
+Histograms are repaired: Fluent Bit sends Prometheus' cumulative counts, and OTLP wants the counts
+of each bucket (fluent/cmetrics#278). Counts are cumulative if the last equals the total, no count
+falls and their sum is not the total. The differences are stored and the row is marked.
 """
 
 from __future__ import annotations
@@ -87,7 +85,7 @@ class _Columns:
 class FullDecode:
     """Points of one request. `series`: those in use; a decode appends its own.
 
-    `dropped`: what was left out so far, by pattern.
+    `dropped`: points and labels left out so far, by pattern.
     """
 
     def __init__(
@@ -100,7 +98,7 @@ class FullDecode:
         self._kinds: dict[str, _Columns] = {}
 
     def metric(self, head: Head, data_points: Sequence[Any]) -> None:
-        """Add the points of a parsed metric. Raises wire.MalformedProtobuf."""
+        """Add the points of a parsed metric. Raises messages.MalformedProtobuf."""
         if head.dropped_by is not None:
             self.dropped[head.dropped_by] += len(data_points)
             return

@@ -1,8 +1,8 @@
-"""Series: everything about a point that its numbers are not, made once and remembered.
+"""Series: everything about a point except its numbers, made once and remembered.
 
-What a decoder remembers is ordered as requests are: a `Context` is a stream with the sender's
-headers, resource and scope; a `Head` is a metric of it; a head knows its series by their serialized
-attributes. Everything is compared as the bytes or values it is, and counted in an `Account`.
+The memory has the order of requests. A `Context` is a stream with the sender's headers, resource
+and scope. A `Head` is one metric of a context, and finds its series by their serialized attributes.
+Everything is compared as the bytes or values themselves, and counted in an `Account`.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Labels:
         return tuple(kept), tuple(dropped)
 
     def order(self, columns: tuple[str, ...]) -> list[int] | None:
-        """Places of these columns in ASCII order; None where two are alike but for their case."""
+        """Places of these columns in ASCII order; None if two differ only in case."""
         if columns in self._orders:
             return self._orders[columns]
         order: list[int] | None = None
@@ -117,7 +117,7 @@ def _decision(attribute: bytes, drops: NameDrops) -> Drop | bool:
 
 
 class Head:
-    """A metric without its points: what its series have in common, and those that are known.
+    """A metric without its points: the common part of its series, and the known series.
 
     `known`: by the attributes as a tuple, or as the bytes of all of them with their tags.
     `dropped`: by the same keys, each label that a point with these attributes loses; only where

@@ -1,8 +1,9 @@
-"""Where the numbers of a metric's points stand, and how to read them all at once.
+"""Places of the numbers of a metric's points, and how to read all of them at once.
 
-A `Layout` holds places of fixed64 values as arrays, so reading a request is a few gathers by NumPy
-and nothing per point. Whatever a gather cannot judge alone (a time out of bounds, a start time or
-count that no engine can read) is not judged here: `Unjudged` sends the request to the full decode.
+A `Layout` holds the places of fixed64 values as arrays. So a request is read with a few gathers by
+NumPy and no work per point. A gather cannot judge every value alone: a time out of bounds, a start
+time or count that no engine can read. For these it raises `Unjudged`, and the caller decodes the
+request in full.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ _NUMBER_PLACES, _HISTOGRAM_PLACES = 3, 6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """Places of values, relative to some start; -1: the field is absent.
+    """Places of values, relative to a start; -1: the field is absent.
 
-    `rows`: one per point. Places of time, start time and value, then flags and what the number is;
-    for histograms places of time, start time, count, sum, min and max, then flags and how many
-    buckets and bounds it has. `buckets`, `bounds`: of all points one after another.
+    `rows` has one row per point: places of time, start time and value, then flags and the number's
+    form. A row of a histogram has places of time, start time, count, sum, min and max, then flags
+    and the numbers of its buckets and bounds. `buckets` and `bounds` have those of all points.
     """
 
     # few arrays: a body that changed is put together from a hundred layouts
@@ -81,7 +82,7 @@ class Layout:
 
     @property
     def forms(self) -> Int32s:
-        """What each number is."""
+        """The form of each number: double, integer or none."""
         return self.rows[:, _NUMBER_PLACES + 1]
 
     @property
@@ -95,7 +96,7 @@ class Layout:
         return self.rows[:, _HISTOGRAM_PLACES + 2]
 
     def places(self) -> Int32s:
-        """Where all values are."""
+        """The places of all values."""
         at = self.at.ravel()
         return np.concatenate([at[at >= 0], self.buckets])
 
@@ -300,7 +301,7 @@ class _Gather:
 
 
 class _Field:
-    """Where one field of all points stands among the words that were gathered.
+    """The places of one field of all points among the gathered words.
 
     `absent`: which points lack it; None: none does. `is_there`: whether any has it.
     """

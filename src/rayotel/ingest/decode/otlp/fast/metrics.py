@@ -1,8 +1,8 @@
-"""OTLP metrics to columns: what a sender repeats is recognised, and only its numbers are read.
+"""OTLP metrics to columns: repeated bytes are recognised, and only their numbers are read.
 
-A body is tried as a whole (see `templates`), then metric by metric; what is not recognised is
-walked (see `walk`), and where anything is unusual, decoded by the reference, which says what is
-rejected and what is repaired. All ways give the same columns.
+It tries a body as a whole (see `templates`), then metric by metric. It walks an unknown metric (see
+`walk`). The reference decodes anything unusual, and decides what is rejected and what is repaired.
+All ways give the same columns.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from rayotel.model import Arrival, Drop, MetricBatch, Series
 
 
 class Memory:
-    """What earlier requests taught: series and templates, bounded by their bytes.
+    """Series and templates of earlier requests, bounded by their bytes.
 
-    Templates of whole bodies have two fifths of the room, and the oldest make place for new ones.
-    Everything is forgotten when the rest is full: what is in use returns within one scrape. Safe
-    for threads: one that still uses what was forgotten is right all the same.
+    Templates of whole bodies have two fifths of the room, and new ones replace the oldest. When the
+    rest is full, all of it is forgotten; series in use return within one scrape. Safe for threads:
+    a thread that still uses forgotten series gives the right columns all the same.
     """
 
     def __init__(self, max_bytes: int, drops: Drops = NO_DROPS) -> None:
@@ -53,7 +53,7 @@ class Memory:
         self._known = Known(self._body_bytes, drops)
 
     def known(self) -> Known:
-        """What is known now, to be used for one request."""
+        """The current series and templates, for one request."""
         if self._known.account.size_bytes >= self._max_bytes - self._body_bytes:
             self._known = Known(self._body_bytes, self._drops)
         return self._known
@@ -74,7 +74,7 @@ class Known:
 
     @property
     def account(self) -> Account:
-        """What contexts and templates of metrics take."""
+        """The bytes that contexts and templates of metrics take."""
         return self.contexts.account
 
     def scope(self, arrival: Arrival, scope: ScopeOutline) -> tuple[Context, MetricTemplates]:
@@ -175,7 +175,7 @@ def _learned(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
 
 
 def _dropped(metrics: _Metrics) -> Counter[Drop]:
-    """What is left out of the metrics that have a template."""
+    """Drops from the metrics that have a template, counted."""
     dropped: Counter[Drop] = Counter()
     for template in metrics.templates:
         if template is not None:
@@ -203,7 +203,7 @@ def _whole(body: bytes, metrics: _Metrics) -> tuple[bytearray, list[int]]:
 
 
 def _numbers(metrics: _Metrics) -> Int64s:
-    """Where the numbers are, if the metrics are what their templates say."""
+    """The places of the numbers, if the metrics equal their templates."""
     found = [
         (start, template.places)
         for (start, _), template in zip(metrics.places, metrics.templates, strict=True)

@@ -1,15 +1,15 @@
-"""Templates: what a sender sends again and again, with its numbers masked out.
+"""Templates: bytes that a sender repeats, with their numbers masked.
 
-Ray's scrapes repeat byte for byte but for the values of fixed64 fields: times, doubles, integers
-and the counts of histograms. A template is such a stretch of bytes with those values masked, and
-the places where they stand, found by a walk over its own bytes (see `walk`). Bytes that are
-equal to it wherever it is not masked, tags and lengths included, parse to the same structure and
-the same series, so only the numbers are read.
+Two scrapes of one target differ only in their numbers: times, doubles, integers and the counts of
+histograms, all of them fixed64 fields. A template is a stretch of bytes with these numbers masked,
+and the places of the numbers, found by a walk over its own bytes (see `walk`). Other bytes that
+equal the template outside the mask, tags and lengths included, parse to the same structure and the
+same series. So only their numbers are read.
 
-Two levels are kept. A whole body that repeats costs one masked comparison. In a body that changed
-somewhere, each metric is looked for by its length, first and last bytes; all that are found are
-compared at once, and only those that differ are walked again. Checksums and keys only find a
-template; whether it fits is always decided by comparing bytes.
+There are two levels. A repeated body costs one masked comparison. In a body that changed somewhere,
+each metric is looked up by its length, first and last bytes; all candidates are compared at once,
+and only the metrics that differ are walked again. Checksums and keys only find a template. A
+comparison of bytes always decides whether it fits.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ Sender = tuple[str, tuple[tuple[str, str], ...]]
 class MetricTemplate:
     """A metric's bytes with the numbers at `places` blank, how they are read, and its series.
 
-    `dropped`: what is left out of it, by pattern; of a metric that is dropped nothing is read.
+    `dropped`: labels or points left out of it, by pattern; a dropped metric is not read.
     """
 
     fixed: bytes
@@ -138,7 +138,7 @@ def _form(
 
 
 def _alike(raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head) -> _Found | None:
-    """What points have that are all of one form; None where they are not."""
+    """What all points have in common if they are of one form; None otherwise."""
     common = _form(raw, points, data, head)
     if common is None:
         return None
@@ -159,7 +159,7 @@ def _alike(raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head)
 
 
 def _one_by_one(raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head) -> _Found:
-    """What any points have that were walked without surprise."""
+    """The same for points of several forms that the walk understood."""
     outlines = [point_outline(raw, start, end, data) for start, end in points]
     layout = layout_of(raw, outlines, data)
     series = [_series(raw, one.attributes, data, head) for one in outlines]

@@ -1,10 +1,10 @@
-"""Where things stand in the bytes of an OTLP metrics request, found without parsing its values.
+"""Places in the bytes of an OTLP metrics request, found without parsing its values.
 
-Only the form that every OTLP library writes is understood: fields in ascending order, each at most
-once unless repeated, data points before what else a metric's data holds, and no field that is not
-named here. Anything else is `Irregular` and is left to the full decode. So what these functions
-find is what protobuf itself would read, and other bytes that differ from these in nothing but
-the contents of fixed64 fields have the same outline.
+These functions understand only the form that every OTLP library writes: fields in ascending order,
+each at most once unless repeated, points before the other fields of a metric's data, and no field
+without a name here. They raise `Irregular` for anything else, which is then decoded in full. So
+they find what protobuf itself would read, and bytes that differ only in the contents of fixed64
+fields have the same outline.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def metric_outline(raw: bytes) -> MetricOutline:
 
 
 def _tail(raw: bytes, position: int, tags: bytes) -> bytes:
-    """What stands behind the points: small enums and booleans."""
+    """The fields behind the points: small enums and booleans."""
     tail = raw[position:]
     if len(tail) % 2 or any(byte >= 0x80 for byte in tail):
         raise Irregular
