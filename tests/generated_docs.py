@@ -6,6 +6,7 @@ A block stands between `<!-- generated: NAME -->` and `<!-- end -->`. A test com
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import textwrap
 from collections.abc import Callable
@@ -45,10 +46,13 @@ def _help(arguments: list[str]) -> str:
 
 
 def settings() -> str:
-    """A table of all settings."""
-    lines = ["| variable | default | meaning |", "| --- | --- | --- |"]
-    for name, default, description in config.descriptions():
-        lines.append(f"| `RAYOTEL_{name.upper()}` | {default} | {description} |")
+    """All settings, a table for each section."""
+    lines: list[str] = []
+    for section, members in itertools.groupby(config.descriptions(), lambda one: one.section):
+        lines += [f"**{section}**", "", "| variable | default | meaning |", "| --- | --- | --- |"]
+        for name, default, description, _ in members:
+            lines.append(f"| `RAYOTEL_{name.upper()}` | {default} | {description} |")
+        lines.append("")
     return "\n".join(lines) + "\n"
 
 

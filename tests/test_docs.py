@@ -42,7 +42,7 @@ def test_every_command_and_setting_has_help() -> None:
         for parameter in command.params:
             described = not isinstance(parameter, click.Option) or parameter.help
             assert described, f"{name} {parameter.name}"
-    assert all(description for _, _, description in config.descriptions())
+    assert all(one.description and one.section for one in config.descriptions())
     assert all(one.description for columns in COLUMNS.values() for one in columns)
 
 

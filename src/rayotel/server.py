@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -24,7 +23,7 @@ from rayotel.errors import RayotelError, RequestRefused, UsageError
 from rayotel.http.middleware import BasicAuthentication, ConnectionLimit, Drain, RequestCounter
 from rayotel.ingest.committer import Committer
 from rayotel.ingest.decode.decoder import JSON, PROTOBUF, Decoder
-from rayotel.ingest.decode.limits.drops import parse_drops
+from rayotel.ingest.decode.limits.drops import Drops
 from rayotel.ingest.receive import responses
 from rayotel.ingest.receive.admission import Admission
 from rayotel.ingest.receive.receiver import Receiver
@@ -35,7 +34,6 @@ from rayotel.ingest.wal.stream_signals import StreamSignals
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.lake.upkeep.compactor import Compactor, CompactorThread, Schedule, Tidied
-from rayotel.lake.upkeep.retention import parse_policies
 from rayotel.telemetry import Telemetry
 from rayotel.web import status
 from rayotel.web.status import About
@@ -56,7 +54,7 @@ class Service:
         self._settings = settings
         self._ready = False
         self.open_connections: Callable[[], int] = int  # until a server tells
-        drops = parse_drops(settings.drop_metrics, settings.drop_labels)
+        drops = Drops(settings.drop_metrics, settings.drop_labels)
         self.telemetry = Telemetry()
         for drop in drops.all:
             self.telemetry.dropped(drop, 0)
@@ -66,7 +64,7 @@ class Service:
             s3_region=settings.s3_region,
         )
         self.journal = Journal(
-            Path(settings.data_dir),
+            settings.data_dir,
             self.telemetry,
             segment_bytes=settings.wal_segment_bytes,
             limit_bytes=settings.wal_limit_bytes,
@@ -100,11 +98,11 @@ class Service:
         self._compactor = CompactorThread(
             Compactor(
                 self.storage,
-                Path(settings.data_dir) / "compaction",
+                settings.data_dir / "compaction",
                 Schedule(
                     settings.compaction_after_seconds,
                     settings.compaction_grace_seconds,
-                    parse_policies(settings.retention, settings.retention_by_stream),
+                    settings.policies,
                 ),
                 apart=True,
             ),

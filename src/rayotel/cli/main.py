@@ -6,13 +6,13 @@ Heavy modules are imported by the commands that need them, so that the others st
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
@@ -20,6 +20,7 @@ from rayotel import __version__, config
 from rayotel.cli.options import lake_options, open_lake, output_options, range_options, say, write
 from rayotel.cli.options import progress as progress_bar
 from rayotel.cli.upkeep import compact, retention, verify
+from rayotel.config.values import is_http_url
 from rayotel.errors import RayotelError, UsageError
 
 
@@ -28,9 +29,10 @@ def _settings_epilog() -> str:
         "\b",
         "Settings, each also RAYOTEL_<NAME> in the environment and NAME in rayotel.toml:",
     ]
-    for name, default, description in config.descriptions():
-        lines.append(f"  {name} (default {default})")
-        lines.append(f"      {description}")
+    for section, members in itertools.groupby(config.descriptions(), lambda one: one.section):
+        lines += ["", "\b", f"{section}:"]
+        for name, default, description, _ in members:
+            lines += [f"  {name} (default {default})", f"      {description}"]
     return "\n".join(lines)
 
 
@@ -216,16 +218,16 @@ def streams(
 
 @cli.command()
 @click.argument("name", required=False)
-@click.option("--stream", default="raymetrics", show_default=True, metavar="STREAM",
-    help="The stream to look into.",
-)  # fmt: skip
+@click.option(
+    "--stream", metavar="STREAM", help="The stream to look into; default: metrics_stream."
+)
 @click.option("--all", "with_unseen", is_flag=True, help="Also list what is known and not there.")
 @range_options
 @output_options
 @lake_options
 def metrics(
     name: str | None,
-    stream: str,
+    stream: str | None,
     with_unseen: bool,
     since: str | None,
     from_: str | None,
@@ -244,7 +246,9 @@ def metrics(
     """
     from rayotel.query import metrics as metering
 
-    storage, limits, asked, cache = open_lake(config.load(lake), since, from_, to)
+    settings = config.load(lake)
+    stream = stream or settings.metrics_stream
+    storage, limits, asked, cache = open_lake(settings, since, from_, to)
     range_ = metering.bounded(storage, stream, asked)
     there = metering.Lake(storage, stream, range_, limits, cache)
     if name is not None:
@@ -277,7 +281,7 @@ def replay(directory: str, url: str, speed: str, shift_to: str | None) -> None:
     from rayotel import replay as replaying
 
     factor = _speed(speed)
-    if not _is_http_url(url):
+    if not is_http_url(url):
         raise UsageError("--url is not an address", hint="for example http://127.0.0.1:8000")
     recording = replaying.load(Path(directory))
     settings = config.load()
@@ -347,14 +351,6 @@ def _question(
         except UnicodeDecodeError:
             raise UsageError("standard input is not UTF-8 text") from None
     return sql, params
-
-
-def _is_http_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
 
 
 def _speed(text: str) -> float | None:

@@ -43,7 +43,7 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
 
 
 _DATA_DIR = click.option(
-    "--data-dir", metavar="DIR", help="Directory of the log and, by default, of the lake."
+    "--data-dir", metavar="DIR", help="Directory of the WAL and, by default, of the lake."
 )
 _STORAGE = click.option(
     "--storage", metavar="URL", help="The lake: a directory or s3://bucket/prefix."
@@ -98,7 +98,7 @@ def open_lake(
     )
     cache = None
     if settings.cache_bytes:
-        cache = Cache(settings.cache_directory, settings.cache_bytes)
+        cache = Cache(settings.cache_dir, settings.cache_bytes)
     return storage, limits, time_range(since, from_, to, time.time_ns()), cache
 
 

@@ -3,7 +3,7 @@
     <stream>/date=YYYY-MM-DD/hour=HH/<receiver>-<first>-<last>-<level>.parquet
 
 `date` and `hour` are the UTC hour of event time. `receiver` is the id of the server that wrote the
-part, `first` and `last` the numbers of the log segments whose points it holds (12 digits), `level`
+part, `first` and `last` the numbers of the WAL segments whose points it holds (12 digits), `level`
 0 for a part written by a commit and more for one that replaces others.
 
 **Parts cover parts by name**: a part hides every part of the same receiver and hour whose range of
@@ -18,8 +18,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 
-MAX_STREAM_NAME_CHARACTERS = 100
-_STREAM = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _RECEIVER = re.compile(r"[0-9a-f]{12}")
 # each part has exactly one key that matches: no leading zeros, no digits but ASCII's
 _KEY = re.compile(
@@ -29,11 +27,6 @@ _KEY = re.compile(
 )
 _EPOCH = date(1970, 1, 1).toordinal()
 _DAYS_REMEMBERED = 4096
-
-
-def is_stream_name(name: str) -> bool:
-    """Letters, digits, `_` and `-`, 1 to 100 of them."""
-    return _STREAM.fullmatch(name) is not None
 
 
 def is_receiver_id(text: str) -> bool:

@@ -14,9 +14,8 @@ from fastapi import Request
 from rayotel.errors import NeverAcceptable
 from rayotel.ingest.decode.decoder import CONTENT_TYPES, JSON
 from rayotel.ingest.decode.limits.inflate import ENCODINGS
-from rayotel.lake.layout import MAX_STREAM_NAME_CHARACTERS, is_stream_name
 from rayotel.lake.schema import EVENTS, METRICS
-from rayotel.model import Arrival
+from rayotel.model import MAX_STREAM_NAME_CHARACTERS, Arrival, is_stream_name
 
 DEFAULT_STREAMS = {METRICS: "raymetrics", EVENTS: "rayevents"}
 MAX_HEADER_COLUMNS = 10

@@ -23,10 +23,9 @@ from rayotel.lake.layout import Part
 from rayotel.lake.merge.by_signal import merge, rows_of
 from rayotel.lake.merge.process import IN_PROCESS_BYTES, is_damage, merge_apart
 from rayotel.lake.storage.interface import Storage, side_by_side
-from rayotel.lake.upkeep import plan
+from rayotel.lake.upkeep import plan, retention
 from rayotel.lake.upkeep.plan import Job
-from rayotel.lake.upkeep.retention import Policies, Policy
-from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
+from rayotel.model import NANOSECONDS_PER_HOUR, Policies, TimeRange
 
 STOP_TIMEOUT_SECONDS = 60.0
 YOUNG_INTERVAL_SECONDS = 30.0
@@ -62,7 +61,7 @@ class Schedule:
 
     after_seconds: float
     grace_seconds: float
-    policies: Policies = field(default_factory=lambda: Policies(Policy(), {}))
+    policies: Policies = field(default_factory=Policies)
 
 
 class Compactor:
@@ -146,7 +145,7 @@ class Compactor:
     def _kept(self, stream: str, now: float, done: Tidied) -> list[Part]:
         """Remove what the stream's policy no longer keeps; returns the other parts."""
         parts = catalog.all_parts(self._storage, stream)
-        expired = self._schedule.policies.of(stream).expired(parts, now)
+        expired = retention.expired(self._schedule.policies.of(stream), parts, now)
         for part in expired:
             log.info("retention removes '%s'", part.name.key)
             self._storage.delete(part.name.key)
