@@ -108,13 +108,13 @@ def test_the_command_shows_and_removes(
 
 
 def test_a_server_lets_go_by_itself_and_says_so(tmp_path: Path) -> None:
-    """A running server removes old hours and logs each part."""
+    """A running server removes old hours and reports it."""
     env = {"RAYOTEL_RETENTION": "1d", "RAYOTEL_COMPACTION_INTERVAL_SECONDS": "0.2"}
     with Server(tmp_path / "data", env=env) as server:
         old = gauge_request(1, time_unix_nano=time.time_ns() - 50 * HOUR_NANO)
         assert server.post(old, PROTOBUF).status_code == 200
         assert server.post(gauge_request(2), PROTOBUF).status_code == 200
-        wait_until(lambda: "retention removes 'raymetrics/" in server.log())
+        wait_until(lambda: "retention removed hours  stream=raymetrics hours=1" in server.log())
         assert server.stop() == 0
     wrong = rayotel("serve", "--port", "0", env={"RAYOTEL_RETENTION": "soon"})
     assert wrong.returncode == 2

@@ -20,7 +20,7 @@ MAX_MODULE_LINES = 500
 # rooms of one line never meet. A name without a room is a module at the top.
 ORDER: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors", "model", "durable"),
-    ("config", "telemetry"),
+    ("config", "logs", "telemetry"),
     ("http", "replay"),
     ("lake/storage",),
     ("lake",),

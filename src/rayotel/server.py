@@ -34,6 +34,7 @@ from rayotel.ingest.wal.stream_signals import StreamSignals
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.lake.upkeep.compactor import Compactor, CompactorThread, Schedule, Tidied
+from rayotel.logs import log_event
 from rayotel.telemetry import Telemetry
 from rayotel.web import status
 from rayotel.web.status import About
@@ -44,7 +45,7 @@ SWITCH_SECONDS = 0.001
 # many more objects than Python waits for: a request makes a few hundred that reference each other
 GC_THRESHOLDS = (10_000, 20, 20)
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Service:
@@ -133,9 +134,11 @@ class Service:
         done = self.committer.stop(self._settings.shutdown_timeout_seconds)
         self._compactor.stop()
         if not done:
-            log.error(
-                "%d bytes wait in the log and are committed at the next start",
-                self.journal.size_bytes,
+            log_event(
+                logger,
+                logging.ERROR,
+                "points wait in the WAL and are committed at the next start",
+                waiting_bytes=self.journal.waiting_bytes,
             )
         self.journal.close()
         self.storage.close()
@@ -227,28 +230,52 @@ async def _refused(request: Request, error: Exception) -> Response:
     return response
 
 
-def serve(settings: Settings, announce: Callable[[str], None]) -> int:
+def serve(settings: Settings) -> int:
     """Run a server until SIGTERM or SIGINT; the process's exit status.
 
-    0: every acknowledged point is in a part. 1: some wait in the log for the next start.
+    0: every acknowledged point is in a part. 1: some wait in the WAL for the next start.
     """
-    listener = _listen(settings)
-    service = Service(settings)
+    address = _address(settings)
+    service = Service(settings)  # a setting that cannot be used is an error before the port is
+    listener = _listen(settings, address)
     try:
         service.open()
     except RayotelError:
         listener.close()
         raise
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    announce(f"rayotel {__version__} listens on http://{shown}:{port}")
-    announce(f"lake: {service.storage.url}  log: {service.journal.directory}")
+    _tell_start(settings, service, listener)
     try:
         _run(service, listener)
     finally:
-        announce("stopping: committing what the log holds")
+        waiting_bytes = service.journal.waiting_bytes
+        log_event(
+            logger,
+            logging.INFO,
+            "rayotel stops: what waits in the WAL is committed",
+            waiting_bytes=waiting_bytes,
+        )
         done = service.close()
+        log_event(logger, logging.INFO, "rayotel has stopped", everything_is_stored=done)
     return 0 if done else 1
+
+
+def _tell_start(settings: Settings, service: Service, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    log_event(
+        logger,
+        logging.INFO,
+        "rayotel has started",
+        version=__version__,
+        url=f"http://{f'[{host}]' if ':' in host else host}:{port}",
+        receiver=service.journal.receiver,
+        storage=service.storage.url,
+        s3_endpoint=settings.s3_endpoint or None,
+        data_dir=str(settings.data_dir.absolute()),
+        credentials=settings.has_credentials,
+        commit_interval_seconds=settings.commit_interval_seconds,
+        wal_limit_bytes=settings.wal_limit_bytes,
+        retention=str(settings.retention),
+    )
 
 
 def _run(service: Service, listener: socket.socket) -> None:
@@ -279,15 +306,24 @@ def _run(service: Service, listener: socket.socket) -> None:
         runner.run(server.serve(sockets=[listener]))
 
 
-def _listen(settings: Settings) -> socket.socket:
+_Address = tuple[socket.AddressFamily, socket.SocketKind, int, tuple[object, ...]]
+
+
+def _address(settings: Settings) -> _Address:
+    """Where to listen. Raises UsageError where that is nowhere, or open to the world."""
     try:
         found = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError):
         raise UsageError("setting 'host' is not an address of this machine") from None
-    family, kind, protocol, _, address = found[0]
     _refuse_open_door(settings, [str(one[4][0]) for one in found])
+    family, kind, protocol, _, address = found[0]
+    return family, kind, protocol, address
+
+
+def _listen(settings: Settings, at: _Address) -> socket.socket:
+    family, kind, protocol, address = at
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -71,9 +71,9 @@ class Telemetry:
         about.labels(__version__).set(1)
 
     def _add_storage_metrics(self, registry: CollectorRegistry) -> None:
-        """From the log to the lake."""
+        """From the WAL to the lake."""
         self.wal_bytes = Gauge(
-            "rayotel_wal_bytes", "Bytes in the write-ahead log not committed yet.",
+            "rayotel_wal_bytes", "Bytes in the WAL not committed yet.",
             registry=registry,
         )  # fmt: skip
         self.oldest_uncommitted = Gauge(
@@ -82,7 +82,7 @@ class Telemetry:
             registry=registry,
         )
         self.fsync_seconds = Histogram(
-            "rayotel_fsync_seconds", "Append and fdatasync of the log, per group of requests.",
+            "rayotel_fsync_seconds", "Append and fdatasync of the WAL, per group of requests.",
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self.commit_seconds = Histogram(
@@ -115,7 +115,7 @@ class Telemetry:
             "rayotel_parts_expired", "Parts removed by retention.", registry=registry
         )
         self.damaged_bytes = Counter(
-            "rayotel_wal_damaged_bytes", "Bytes of the log that were unreadable and moved aside.",
+            "rayotel_wal_damaged_bytes", "Bytes of the WAL that were unreadable and moved aside.",
             ["place"], registry=registry,
         )  # fmt: skip
         self.undecodable_records = Counter(

@@ -16,12 +16,15 @@ from typing import Any
 
 import click
 
-from rayotel import __version__, config
+from rayotel import __version__, config, logs
 from rayotel.cli.options import lake_options, open_lake, output_options, range_options, say, write
 from rayotel.cli.options import progress as progress_bar
 from rayotel.cli.upkeep import compact, retention, verify
 from rayotel.config.values import is_http_url
 from rayotel.errors import RayotelError, UsageError
+from rayotel.logs import log_event
+
+logger = logging.getLogger(__name__)
 
 
 def _settings_epilog() -> str:
@@ -51,7 +54,7 @@ def cli() -> None:
 @lake_options
 @click.option(
     "--commit-interval-seconds", type=float, metavar="N",
-    help="How long points wait in the log before they become Parquet.",
+    help="How long points wait in the WAL before they become Parquet.",
 )  # fmt: skip
 @click.option(
     "--insecure", is_flag=True, default=None,
@@ -68,13 +71,17 @@ def serve(**flags: Any) -> None:
     headers of yours: ?stream=NAME and ?cluster_id=prod do what the headers would. Ray sends no
     credentials either: with the setting events_token, /v1/events/TOKEN needs none.
     """
+    settings = config.load(flags)
+    logs.set_up(settings.log_level, settings.log_format)
     from rayotel import server
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    sys.exit(server.serve(config.load(flags), say))
+    try:
+        sys.exit(server.serve(settings))
+    except RayotelError as error:
+        if settings.log_format == "text":
+            raise  # to the words that every command has for it
+        log_event(logger, logging.ERROR, error.message, hint=error.hint)
+        sys.exit(error.exit_code)
 
 
 class _SqlCommand(click.Command):
@@ -296,7 +303,7 @@ def replay(directory: str, url: str, speed: str, shift_to: str | None) -> None:
         say(f"{path}: {count} answered {status}")
     say(f"{outcome.seconds:.1f} s, {outcome.retries} tries again")
     if any(status >= 400 for _, status in outcome.answers):
-        raise RayotelError("some requests were refused", hint="see the server's log")
+        raise RayotelError("some requests were refused", hint="see the server's log output")
 
 
 @cli.command()

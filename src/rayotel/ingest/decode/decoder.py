@@ -1,6 +1,6 @@
 """From a record (how a request came, and its body as sent) to columns, whatever the format.
 
-The receiver calls this before it acknowledges, the committer for what only the log remembers: one
+The receiver calls this before it acknowledges, the committer for what only the WAL remembers: one
 way, so both get the same rows.
 """
 

@@ -30,6 +30,7 @@ from rayotel.ingest.receive.request import content_type_of, events_arrival, metr
 from rayotel.ingest.wal.journal import Journal
 from rayotel.ingest.wal.recent_requests import digest_of
 from rayotel.ingest.wal.stream_signals import StreamSignals
+from rayotel.logs import log_event
 from rayotel.model import Arrival, Batch, EventBatch, Record
 from rayotel.telemetry import Telemetry
 
@@ -38,11 +39,11 @@ RETRY_AFTER_ERROR_SECONDS = 10
 DECODE_THREADS = 2
 EVENTS_PATH = "/v1/events"
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Receiver:
-    """Takes requests to the log. Its collaborators are open before the first request comes."""
+    """Takes requests to the WAL. Its collaborators are open before the first request comes."""
 
     def __init__(
         self,
@@ -102,10 +103,11 @@ class Receiver:
             # what led to the error holds the body, and would until the next garbage collection
             error.__traceback__ = error.__context__ = None
             return responses.refused(content_type, error)
-        except Exception:
+        except Exception as error:
             # Fluent Bit drops what is answered 500
-            log.exception("unexpected error in a request")
-            later = TryLater(503, "unexpected error, see the log", RETRY_AFTER_ERROR_SECONDS)
+            log_event(logger, logging.ERROR, "unexpected error in a request", error=error)
+            words = "unexpected error, see the server's log output"
+            later = TryLater(503, words, RETRY_AFTER_ERROR_SECONDS)
             return responses.refused(content_type, later)
         if isinstance(batch, EventBatch):
             return Response(b"{}", media_type=JSON)
@@ -169,7 +171,6 @@ class Receiver:
             if batch.accepted_points:
                 await asyncio.wrap_future(self._journal.append(record, batch, digest))
         except LogError as error:
-            log.warning("a request is answered 503: %s", error.message)
             raise TryLater(503, error.message, RETRY_AFTER_FULL_LOG_SECONDS) from None
         self._count(batch)
         return batch
@@ -181,7 +182,6 @@ class Receiver:
         try:
             await anyio.to_thread.run_sync(self._signals.claim, arrival.stream, arrival.signal)
         except LogError as error:
-            log.warning("a request is answered 503: %s", error.message)
             raise TryLater(503, error.message, RETRY_AFTER_FULL_LOG_SECONDS) from None
 
     def _count(self, batch: Batch) -> None:

@@ -12,6 +12,7 @@ from the start.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from pathlib import Path
@@ -19,8 +20,11 @@ from pathlib import Path
 from rayotel.durable import sync_directory
 from rayotel.errors import LogError, NeverAcceptable
 from rayotel.lake.schema import COLUMNS
+from rayotel.logs import Failing, log_event
 
 MAX_STREAMS = 10_000
+
+logger = logging.getLogger(__name__)
 
 
 class StreamSignals:
@@ -31,6 +35,7 @@ class StreamSignals:
         self._path = path
         self._lock = threading.Lock()
         self._signals = {stream.lower(): signal for stream, signal in defaults.items()}
+        self._failing = Failing()
 
     def open(self) -> None:
         """Read the file. Raises LogError where it is damaged."""
@@ -74,7 +79,11 @@ class StreamSignals:
             try:
                 self._write(signals)
             except OSError as error:
-                raise LogError(f"cannot write '{self._path}': {error.strerror}") from None
+                words = f"cannot write '{self._path}': {error.strerror}"
+                if self._failing.begin():
+                    log_event(logger, logging.ERROR, "a new stream is answered 503", reason=words)
+                raise LogError(words) from None
+            self._failing.end()
             self._signals = signals
 
     def _write(self, signals: dict[str, str]) -> None:
