@@ -6,21 +6,25 @@ usage. Each command imports the heavy modules that it needs, so that the others 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
-from rayotel import __version__, config
+from rayotel import __version__, config, logs
 from rayotel.cli.options import asked_range, lake_options, output_options, range_options, say, write
 from rayotel.cli.options import progress as progress_bar
 from rayotel.cli.upkeep import compact, retention, verify
+from rayotel.config.values import is_http_url
 from rayotel.errors import RayotelError, UsageError
+from rayotel.logs import log_event
+
+logger = logging.getLogger(__name__)
 
 
 def _settings_epilog() -> str:
@@ -28,9 +32,10 @@ def _settings_epilog() -> str:
         "\b",
         "Settings: RAYOTEL_<NAME> in the environment, or NAME in rayotel.toml:",
     ]
-    for name, default, description in config.descriptions():
-        lines.append(f"  {name} (default {default})")
-        lines.append(f"      {description}")
+    for section, members in itertools.groupby(config.descriptions(), lambda one: one.section):
+        lines += ["", "\b", f"{section}:"]
+        for name, default, description, _ in members:
+            lines += [f"  {name} (default {default})", f"      {description}"]
     return "\n".join(lines)
 
 
@@ -67,13 +72,17 @@ def serve(**flags: Any) -> None:
     sends no headers of yours, so ?stream=NAME and ?cluster_id=prod replace them. Ray sends no
     credentials either: with the setting events_token, /v1/events/TOKEN needs none.
     """
+    settings = config.load(flags)
+    logs.set_up(settings.log_level, settings.log_format)
     from rayotel import server
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    sys.exit(server.serve(config.load(flags), say))
+    try:
+        sys.exit(server.serve(settings))
+    except RayotelError as error:
+        if settings.log_format == "text":
+            raise  # to the words that every command has for it
+        log_event(logger, logging.ERROR, error.message, hint=error.hint)
+        sys.exit(error.exit_code)
 
 
 class _SqlCommand(click.Command):
@@ -277,7 +286,7 @@ def replay(directory: str, url: str, speed: str, shift_to: str | None) -> None:
     from rayotel import replay as replaying
 
     factor = _speed(speed)
-    if not _is_http_url(url):
+    if not is_http_url(url):
         raise UsageError("--url is not an address", hint="for example http://127.0.0.1:8000")
     recording = replaying.load(Path(directory))
     settings = config.load()
@@ -347,14 +356,6 @@ def _question(
         except UnicodeDecodeError:
             raise UsageError("standard input is not UTF-8 text") from None
     return sql, params
-
-
-def _is_http_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
 
 
 def _speed(text: str) -> float | None:

@@ -93,6 +93,6 @@ def lake_of(settings: Settings) -> Lake:
     )
     cache = None
     if settings.cache_bytes:
-        cache = Cache(settings.cache_directory, settings.cache_bytes)
+        cache = Cache(settings.cache_dir, settings.cache_bytes)
     reads = Streams(settings.metrics_stream, settings.events_stream)
     return Lake(storage, limits, cache=cache, reads=reads)
