@@ -117,7 +117,7 @@ def find(method: str, path: str) -> Found | None:
         return None if route is None else Found(route)
     for start, methods in _BEFORE_TOKEN.items():
         token = path[len(start) :]
-        if path.startswith(start) and token and "/" not in token and method in methods:
+        if path.startswith(start) and token and method in methods:
             return Found(methods[method], token)
     return None
 
@@ -128,6 +128,6 @@ def methods_of(path: str) -> tuple[str, ...]:
     if exact is not None:
         return tuple(sorted(exact))
     for start, methods in _BEFORE_TOKEN.items():
-        if path.startswith(start) and path != start and "/" not in path[len(start) :]:
+        if path.startswith(start) and path != start:
             return tuple(sorted(methods))
     return ()
