@@ -23,17 +23,18 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import load
-from harness import LIMITS, RECORDING, Server
 from rayotel import replay
-from rayotel.ingest.decode.decoder import PROTOBUF, Decoder
+from rayotel.ingest.decode.decoder import Decoder
 from rayotel.lake import parts
-from rayotel.lake.rows import metrics as metric_rows
+from rayotel.lake.rows import by_signal
 from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.signal import METRICS
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
-from rayotel.model import Arrival, MetricBatch, Record, TimeRange
+from rayotel.model import PROTOBUF, Arrival, Batch, Record, TimeRange
 from rayotel.query.ray import questions as shipped
 from rayotel.query.session import Session
+from support.harness import LIMITS, RECORDING, Server
 
 ROUNDS = 5
 CHURN_REQUESTS, CHURN_SERIES = 500, 2000
@@ -72,11 +73,11 @@ def new_decoder() -> Decoder:
     return Decoder(max_inflated_body_bytes=1 << 30, max_series_cached_bytes=1 << 28)
 
 
-def decode(found: list[Record]) -> tuple[list[Row], list[MetricBatch]]:
+def decode(found: list[Record]) -> tuple[list[Row], list[Batch]]:
     """Decoding alone, against the official parser in turn with it."""
     decoder = new_decoder()
     batches = [decoder.decode(one) for one in found]
-    points = sum(batch.accepted_points for batch in batches)
+    points = sum(batch.accepted_rows for batch in batches)
     ways: dict[str, Callable[[], object]] = {
         "official `FromString` alone": lambda: [
             ExportMetricsServiceRequest.FromString(one.body) for one in found
@@ -136,20 +137,23 @@ def rate(points: int, seconds: float) -> str:
     return f"{points / seconds / 1000:,.0f} k"
 
 
-def write(batches: list[MetricBatch]) -> list[Row]:
+def write(batches: list[Batch]) -> list[Row]:
     """Columns to Parquet, and bytes per row by how much is written at once."""
-    points = sum(batch.accepted_points for batch in batches)
+    points = sum(batch.accepted_rows for batch in batches)
 
-    def tables(some: list[MetricBatch]) -> list[pa.Table]:
-        return list(metric_rows.tables_by_hour(some, LabelColumns(512)).values())
+    def tables(some: list[Batch]) -> list[pa.Table]:
+        made = by_signal.tables(METRICS, some, LabelColumns(512), lambda _: False)
+        return list(made.by_hour.values())
 
     made = tables(batches)
     build = median_seconds(lambda: tables(batches))
-    encode = median_seconds(lambda: [parts.to_parquet(table, "s") for table in made])
+    encode = median_seconds(lambda: [parts.to_parquet(table, "s", METRICS) for table in made])
     sizes = {}
     for label, count in (("one scrape of the cluster", 5), ("a minute", 30), ("all", len(batches))):
         groups = [batches[i : i + count] for i in range(0, len(batches), count)]
-        size = sum(len(parts.to_parquet(t, "s")) for group in groups for t in tables(group))
+        size = sum(
+            len(parts.to_parquet(t, "s", METRICS)) for group in groups for t in tables(group)
+        )
         sizes[label] = size / points
     return [
         ("columns to Arrow table, rows/s", rate(points, build), ""),

@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import load
-from harness import RECORDING, Server
 from rayotel import replay
+from support.harness import RECORDING, Server
 
 # after so many rounds the times begin anew, a little later, so that they stay within some hours
 ROUNDS_ABREAST = 40

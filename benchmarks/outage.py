@@ -29,13 +29,13 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from fault_proxy import Fault, FaultProxy, Kind
-from harness import RECORDING, S3_KEY_ID, S3_SECRET, Server, ask, make_bucket, s3_server
 from rayotel import replay
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.replay import RecordedRequest, Recording
-from receiver_answers import counted, rss_bytes
+from support.fault_proxy import Fault, FaultProxy, Kind
+from support.harness import RECORDING, S3_KEY_ID, S3_SECRET, Server, ask, make_bucket, s3_server
+from support.receiver_answers import counted, rss_bytes
 
 # what is played from which share of the outage on
 OUTAGE = (

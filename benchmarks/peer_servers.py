@@ -29,8 +29,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import load
-from harness import RAYOTEL, environment, free_port
 from rayotel.errors import RayotelError
+from support.harness import RAYOTEL, environment, free_port
 
 PACKAGES = ("victoria-metrics", "prometheus")
 COMMAND_SECONDS = 300.0

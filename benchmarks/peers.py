@@ -50,12 +50,12 @@ from peer_servers import (
 from peer_traffic import MAX_CLUSTERS, Samples, Spool, Traffic, address
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from harness import RAYOTEL, RECORDING, environment
 from rayotel import replay
 from rayotel.errors import RayotelError
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import NANOSECONDS_PER_HOUR, NANOSECONDS_PER_SECOND, TimeRange
 from rayotel.query.session import Limits, Session
+from support.harness import RAYOTEL, RECORDING, environment
 
 NODES = 3  # of the recorded cluster
 PARSER_RUNS = 5

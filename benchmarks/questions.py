@@ -35,19 +35,28 @@ import pyarrow.compute as pc
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from compaction import QUARTER_NANO, recorded_tables
-from fault_proxy import Fault, FaultProxy, Kind
-from harness import LIMITS, RAYOTEL, S3_KEY_ID, S3_SECRET, environment, make_bucket, s3_server
-from lakes import RECEIVER
-from published import PUBLISHED
 from rayotel.lake import cache, catalog, parts
 from rayotel.lake.cache import Cache
 from rayotel.lake.layout import PartName
+from rayotel.lake.signal import METRICS
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.lake.upkeep.compactor import Compactor, Schedule
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
 from rayotel.query.ray import questions as shipped
 from rayotel.query.session import ask
+from support.fault_proxy import Fault, FaultProxy, Kind
+from support.harness import (
+    LIMITS,
+    RAYOTEL,
+    S3_KEY_ID,
+    S3_SECRET,
+    environment,
+    make_bucket,
+    s3_server,
+)
+from support.lakes import RECEIVER
+from support.published import PUBLISHED
 
 WORKER = ":28181"
 RUNS = 3
@@ -154,7 +163,7 @@ def make_lake(path: Path, nodes: int, hours: int) -> None:
     first_hour = time.time_ns() // NANOSECONDS_PER_HOUR - hours + 1
     for number, (hour, table) in enumerate(commits(nodes, first_hour, hours), start=1):
         name = PartName("raymetrics", hour, RECEIVER, number, number, 0)
-        storage.put(name.key, parts.to_parquet(table, "raymetrics"))
+        storage.put(name.key, parts.to_parquet(table, "raymetrics", METRICS))
         if number % 18 == 0:
             compactor.run(RECEIVER)
 

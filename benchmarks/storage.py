@@ -37,8 +37,9 @@ from compaction import recorded_tables
 from rayotel.lake import parts
 from rayotel.lake.merge.metrics import merge
 from rayotel.lake.merge.series import TEXT
-from rayotel.lake.parts import Recipe
+from rayotel.lake.recipe import ROW_GROUP_ROWS, Recipe
 from rayotel.lake.schema import TIMESTAMP
+from rayotel.lake.signal import METRICS
 from rayotel.model import NANOSECONDS_PER_HOUR
 
 FIRST_HOUR = 490_000
@@ -257,26 +258,29 @@ def column_bytes(path: Path) -> Counter[str]:
 
 
 ALTERNATIVES: dict[str, tuple[Recipe, int]] = {
-    "as chosen": (parts.MERGED, parts.ROW_GROUP_ROWS),
-    "65,536 rows a row group": (parts.MERGED, 65_536),
-    "131,072 rows a row group": (parts.MERGED, 131_072),
-    "524,288 rows a row group": (parts.MERGED, 524_288),
-    "zstd 3": (replace(parts.MERGED, level=3), parts.ROW_GROUP_ROWS),
-    "zstd 15": (replace(parts.MERGED, level=15), parts.ROW_GROUP_ROWS),
-    "zstd 19": (replace(parts.MERGED, level=19), parts.ROW_GROUP_ROWS),
+    "as chosen": (METRICS.merged, ROW_GROUP_ROWS),
+    "65,536 rows a row group": (METRICS.merged, 65_536),
+    "131,072 rows a row group": (METRICS.merged, 131_072),
+    "524,288 rows a row group": (METRICS.merged, 524_288),
+    "zstd 3": (replace(METRICS.merged, level=3), ROW_GROUP_ROWS),
+    "zstd 15": (replace(METRICS.merged, level=15), ROW_GROUP_ROWS),
+    "zstd 19": (replace(METRICS.merged, level=19), ROW_GROUP_ROWS),
     "pages of 1 MiB, 20,000 rows": (
-        replace(parts.MERGED, page_bytes=None, page_rows=None),
-        parts.ROW_GROUP_ROWS,
+        replace(METRICS.merged, page_bytes=None, page_rows=None),
+        ROW_GROUP_ROWS,
     ),
-    "times with a dictionary": (replace(parts.MERGED, plain=()), parts.ROW_GROUP_ROWS),
+    "times with a dictionary": (replace(METRICS.merged, plain=()), ROW_GROUP_ROWS),
     "times as differences": (
-        replace(parts.MERGED, plain=(), differences=(*parts.MERGED.plain, "data_point_count")),
-        parts.ROW_GROUP_ROWS,
+        replace(METRICS.merged, plain=(), differences=(*METRICS.merged.plain, "data_point_count")),
+        ROW_GROUP_ROWS,
     ),
-    "values plain": (replace(parts.MERGED, split=()), parts.ROW_GROUP_ROWS),
+    "values plain": (
+        replace(METRICS.merged, split=(), plain=(*METRICS.merged.plain, *METRICS.merged.split)),
+        ROW_GROUP_ROWS,
+    ),
     "series ids as differences": (
-        replace(parts.MERGED, differences=("series_id", "data_point_count")),
-        parts.ROW_GROUP_ROWS,
+        replace(METRICS.merged, differences=("series_id", "data_point_count")),
+        ROW_GROUP_ROWS,
     ),
 }
 
@@ -289,7 +293,7 @@ def rewritten(path: Path, recipe: Recipe, group_rows: int) -> tuple[int, float]:
     held = [name for name in table.column_names if table.column(name).null_count < len(table)]
     other = path.with_suffix(".other")
     seconds = 0.0
-    with parts.part_writer(other, table.schema, "s", recipe.holding(held)) as writer:
+    with parts.part_writer(other, table.schema, "s", METRICS, recipe.holding(held)) as writer:
         for start in range(0, len(table), group_rows):
             group = table.slice(start, group_rows).combine_chunks()
             for at, one in enumerate(group.schema):
@@ -314,7 +318,7 @@ def compacted_hours(hours: int, clusters: int, churn: bool, work: Path) -> tuple
         for quarter in range(4 * hour, 4 * hour + 4):
             for number, cluster in enumerate(made):
                 path = work / f"input-{quarter}-{number}.parquet"
-                path.write_bytes(parts.to_parquet(cluster.quarter(quarter), "s"))
+                path.write_bytes(parts.to_parquet(cluster.quarter(quarter), "s", METRICS))
                 inputs.append(path)
         output = work / f"hour-{hour}.parquet"
         rows += merge(inputs, output, "s", spill)

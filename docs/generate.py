@@ -18,7 +18,8 @@ from click.testing import CliRunner
 
 from rayotel import config
 from rayotel.cli.main import cli
-from rayotel.lake.schema import COLUMNS, EVENTS, METRICS
+from rayotel.http.routes import ROUTES
+from rayotel.lake.signal import EVENTS, METRICS, Signal
 from rayotel.query.ray import definitions as query_definitions
 from rayotel.query.ray import metric_facts, questions
 from rayotel.query.views import empty_columns
@@ -111,11 +112,20 @@ def metrics() -> str:
     return "\n".join(lines) + "\n"
 
 
-def columns(signal: str = METRICS) -> str:
+def routes() -> str:
+    """A table of all addresses."""
+    lines = ["| request | access | what it is |", "| --- | --- | --- |"]
+    for route in ROUTES:
+        access = route.access.name.lower()
+        lines.append(f"| `{route.method} {route.path}` | {access} | {route.summary} |")
+    return "\n".join(lines) + "\n"
+
+
+def columns(signal: Signal = METRICS) -> str:
     """A table of the fixed columns of a signal."""
     types = dict(empty_columns(signal))
     lines = ["| column | type in SQL | holds |", "| --- | --- | --- |"]
-    for column in COLUMNS[signal]:
+    for column in signal.columns:
         kind = types[column.name].replace('"', "")
         lines.append(f"| `{column.name}` | {kind} | {column.description} |")
     return "\n".join(lines) + "\n"
@@ -185,6 +195,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "queries": queries,
     "metrics": metrics,
+    "routes": routes,
     "columns": columns,
     "kinds": kinds,
     "ray_metrics": ray_metrics,

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from typing import Any
 
-import ray  # type: ignore[import-not-found]  # lives in Ray's own image or environment
+import ray
 
 GOOD_TASKS_PER_ROUND = 8
 BAD_TASKS_PER_ROUND = 2

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import (
+from rayotel import replay
+from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
+from rayotel.replay import Recording
+from support.harness import (
     EVENTS_RECORDING,
     RECORDING,
     S3_KEY_ID,
@@ -18,10 +22,6 @@ from harness import (
     make_bucket,
     s3_server,
 )
-from rayotel import replay
-from rayotel.lake.storage.interface import Storage
-from rayotel.lake.storage.opening import open_storage
-from rayotel.replay import Recording
 
 
 @pytest.fixture(autouse=True)

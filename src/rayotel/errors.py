@@ -57,9 +57,17 @@ class DataDirectoryBusy(RayotelError):
 class RequestRefused(RayotelError):
     """An HTTP request that is answered with an error. Its subclass says whether to retry."""
 
-    def __init__(self, http_status: int, message: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        http_status: int,
+        message: str,
+        *,
+        hint: str | None = None,
+        allowed_methods: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(message, hint=hint)
         self.http_status = http_status
+        self.allowed_methods = allowed_methods
 
 
 class NeverAcceptable(RequestRefused):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     Int64s = npt.NDArray[np.int64]
     Column: TypeAlias = "npt.NDArray[np.generic] | pa.Array | Lists"
 
+PROTOBUF, JSON = "application/x-protobuf", "application/json"
+DEFAULT_METRICS_STREAM, DEFAULT_EVENTS_STREAM = "raymetrics", "rayevents"
 NANOSECONDS_PER_SECOND = 1_000_000_000
 NANOSECONDS_PER_HOUR = 3600 * NANOSECONDS_PER_SECOND
 # beside their content: an array's own objects, a request's arrival and other objects
@@ -128,9 +130,14 @@ class MetricBatch:
     dropped: Mapping[Drop, int] = field(default_factory=dict)
 
     @property
-    def accepted_points(self) -> int:
+    def accepted_rows(self) -> int:
         """How many points will become rows."""
         return sum(map(len, self.chunks))
+
+    @property
+    def unreadable(self) -> Mapping[str, int]:
+        """None: what cannot be read is refused or rejected."""
+        return {}
 
     @property
     def memory_bytes(self) -> int:
@@ -170,16 +177,26 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EventBatch:
-    """One request of events, decoded. `poison`: how many could not be read, by reason."""
+    """One request of events, decoded. `unreadable`: how many could not be read, by reason."""
 
     arrival: Arrival
     events: Sequence[Event]
-    poison: Mapping[str, int] = field(default_factory=dict)
+    unreadable: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def accepted_points(self) -> int:
+    def accepted_rows(self) -> int:
         """How many rows it gives; the unreadable are rows too."""
         return len(self.events)
+
+    @property
+    def rejected(self) -> Mapping[str, int]:
+        """None: every event is a row."""
+        return {}
+
+    @property
+    def dropped(self) -> Mapping[Drop, int]:
+        """None: no setting drops events."""
+        return {}
 
     @property
     def memory_bytes(self) -> int:

@@ -6,39 +6,35 @@ import asyncio
 import gc
 import ipaddress
 import logging
-import signal
+import signal as signals
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rayotel import __version__
 from rayotel.config import Settings
-from rayotel.errors import RayotelError, RequestRefused, UsageError
-from rayotel.http.middleware import BasicAuthentication, ConnectionLimit, Drain, RequestCounter
+from rayotel.errors import RayotelError, UsageError
+from rayotel.http.front import Front
 from rayotel.ingest.committer import Committer
-from rayotel.ingest.decode.decoder import JSON, PROTOBUF, Decoder
+from rayotel.ingest.decode.decoder import Decoder
 from rayotel.ingest.decode.limits.drops import parse_drops
-from rayotel.ingest.receive import responses
 from rayotel.ingest.receive.admission import Admission
 from rayotel.ingest.receive.receiver import Receiver
-from rayotel.ingest.receive.request import DEFAULT_STREAMS
 from rayotel.ingest.wal.journal import Journal
 from rayotel.ingest.wal.recent_events import StoredEvents
 from rayotel.ingest.wal.stream_signals import StreamSignals
+from rayotel.lake import claims
+from rayotel.lake.signal import SIGNALS
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.lake.upkeep.compactor import Compactor, CompactorThread, Schedule, Tidied
 from rayotel.lake.upkeep.retention import parse_policies
 from rayotel.telemetry import Telemetry
-from rayotel.web import status
-from rayotel.web.status import About
+from rayotel.web.app import new_app
+from rayotel.web.status import About, status_router
 
 GRACEFUL_CONNECTIONS_SECONDS = 10
 KEEP_ALIVE_SECONDS = 75
@@ -77,7 +73,8 @@ class Service:
         )
         self.signals = StreamSignals(
             self.journal.directory / "signals.json",
-            {stream: signal for signal, stream in DEFAULT_STREAMS.items()},
+            lambda stream: claims.holder(self.storage, stream),
+            lambda wanted: claims.settle(self.storage, wanted, self.journal.receiver),
         )
         self.stored = StoredEvents(
             self.journal.directory / "events", max_events=settings.max_events_remembered
@@ -91,8 +88,9 @@ class Service:
             self.journal,
             self.storage,
             self.telemetry,
-            self.decoder.decode_any,
+            self.decoder.decode,
             self.stored,
+            self.signals,
             interval_seconds=settings.commit_interval_seconds,
             max_label_columns=settings.max_label_columns,
         )
@@ -139,11 +137,12 @@ class Service:
                 "%d bytes wait in the log and are committed at the next start",
                 self.journal.size_bytes,
             )
+        self.signals.close()
         self.journal.close()
         self.storage.close()
         return done
 
-    def app(self) -> FastAPI:
+    def app(self) -> Front:
         """The ASGI application."""
         settings = self._settings
         receiver = Receiver(
@@ -156,6 +155,9 @@ class Service:
             ),
             self.telemetry,
             self.signals,
+            default_streams={
+                signal.name: getattr(settings, f"{signal.name}_stream") for signal in SIGNALS
+            },
             events_token=settings.events_token,
             max_compressed_body_bytes=settings.max_compressed_body_bytes,
             body_timeout_seconds=settings.body_timeout_seconds,
@@ -167,66 +169,18 @@ class Service:
             storage=self.storage.url,
             commit_interval_seconds=settings.commit_interval_seconds,
         )
-        app = FastAPI(
-            title="rayotel",
-            version=__version__,
-            docs_url=None,
-            redoc_url=None,
-            openapi_url="/api/v1/openapi.json",
+        framework = new_app()
+        framework.include_router(status_router(about, lambda: self._ready, self.telemetry))
+        return Front(
+            framework,
+            receiver.handlers(),
+            self.telemetry,
+            credentials=(settings.username, settings.password)
+            if settings.has_credentials
+            else None,
+            max_connections=settings.max_connections,
+            open_connections=lambda: self.open_connections(),
         )
-        app.include_router(receiver.router())
-        app.include_router(status.router(about, lambda: self._ready, self.telemetry))
-        app.add_exception_handler(RequestRefused, _refused)
-        app.add_exception_handler(HTTPException, _refused)
-        paths = frozenset(str(getattr(route, "path", "")) for route in app.routes)
-        app.user_middleware[:] = [
-            Middleware(RequestCounter, telemetry=self.telemetry, paths=paths),
-            Middleware(Drain),
-            Middleware(_Refusals),
-            Middleware(
-                ConnectionLimit,
-                max_connections=settings.max_connections,
-                open_now=lambda: self.open_connections(),
-            ),
-        ]
-        if settings.has_credentials:
-            app.user_middleware.append(
-                Middleware(
-                    BasicAuthentication,
-                    username=settings.username,
-                    password=settings.password,
-                )
-            )
-        return app
-
-
-class _Refusals:
-    """Answers errors of the middleware inside it, which the routes' handlers never see."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._app(scope, receive, send)
-        except RequestRefused as error:
-            response = await _refused(Request(scope, receive), error)
-            await response(scope, receive, send)
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    allowed: Mapping[str, str] = {}
-    if isinstance(error, HTTPException):
-        allowed = error.headers or {}
-        error = RequestRefused(error.status_code, str(error.detail).lower())
-    if not isinstance(error, RequestRefused):
-        raise error
-    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    response = responses.refused(PROTOBUF if sent == PROTOBUF else JSON, error)
-    response.headers.update(allowed)
-    if error.http_status == 401:
-        response.headers["WWW-Authenticate"] = 'Basic realm="rayotel"'
-    return response
 
 
 def serve(settings: Settings, announce: Callable[[str], None]) -> int:
@@ -275,8 +229,8 @@ def _run(service: Service, listener: socket.socket) -> None:
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     # uvicorn raises the signal that stopped it once more at its end; by then it has done its work
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+    for number in (signals.SIGTERM, signals.SIGINT):
+        signals.signal(number, lambda *_: None)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(server.serve(sockets=[listener]))
 

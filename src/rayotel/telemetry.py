@@ -6,7 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from rayotel import __version__
-from rayotel.model import Drop
+from rayotel.lake.signal import SIGNALS
+from rayotel.model import Batch, Drop
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 # a label value per stream, and senders choose the names of streams
@@ -28,25 +29,7 @@ class Telemetry:
             "rayotel_request_seconds", "Seconds from a request's first byte to its answer.",
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
-        self.points_accepted = Counter(
-            "rayotel_points_accepted",
-            "Points acknowledged, by stream.",
-            ["stream"],
-            registry=registry,
-        )
-        self.points_rejected = Counter(
-            "rayotel_points_rejected", "Points rejected, by reason.", ["reason"], registry=registry
-        )
-        self.events_accepted = Counter(
-            "rayotel_events_accepted",
-            "Events acknowledged, by stream.",
-            ["stream"],
-            registry=registry,
-        )
-        self.events_unreadable = Counter(
-            "rayotel_events_unreadable", "Unreadable events, stored as they came, by reason.",
-            ["reason"], registry=registry,
-        )  # fmt: skip
+        self._add_signal_metrics(registry)
         self._dropped = {
             "drop_metrics": Counter(
                 "rayotel_points_dropped", "Points dropped, by pattern of drop_metrics.",
@@ -75,6 +58,33 @@ class Telemetry:
         self._add_storage_metrics(registry)
         about = Gauge("rayotel_info", "Version of the server.", ["version"], registry=registry)
         about.labels(__version__).set(1)
+
+    def _add_signal_metrics(self, registry: CollectorRegistry) -> None:
+        """Rows of each signal in requests; streams beyond the bound are counted together."""
+        self._accepted = {
+            signal.name: Counter(
+                f"rayotel_{signal.rows}_accepted", f"{signal.rows_named} acknowledged, by stream.",
+                ["stream"], registry=registry,
+            )
+            for signal in SIGNALS
+        }  # fmt: skip
+        self._rejected = {
+            signal.name: Counter(
+                f"rayotel_{signal.rows}_rejected", f"{signal.rows_named} rejected, by reason.",
+                ["reason"], registry=registry,
+            )
+            for signal in SIGNALS
+            if signal.is_otlp
+        }  # fmt: skip
+        self._unreadable = {
+            signal.name: Counter(
+                f"rayotel_{signal.rows}_unreadable",
+                f"Unreadable {signal.what}, stored as they came, by reason.",
+                ["reason"], registry=registry,
+            )
+            for signal in SIGNALS
+            if not signal.is_otlp
+        }  # fmt: skip
 
     def _add_storage_metrics(self, registry: CollectorRegistry) -> None:
         """From the WAL to the lake."""
@@ -113,6 +123,11 @@ class Telemetry:
             "Duplicate points and events removed, by stage.",
             ["where"], registry=registry,
         )  # fmt: skip
+        self.rows_elsewhere = Counter(
+            "rayotel_rows_stored_elsewhere",
+            "Rows stored in <stream>-<signal>, because the stream holds another signal.",
+            ["signal"], registry=registry,
+        )  # fmt: skip
         self.parts_removed = Counter(
             "rayotel_parts_removed", "Covered parts removed after the grace.",
             registry=registry,
@@ -129,13 +144,23 @@ class Telemetry:
             registry=registry,
         )  # fmt: skip
 
-    def accepted(self, stream: str, points: int) -> None:
-        """Count acknowledged points; streams beyond the bound are counted together."""
-        self.points_accepted.labels(self._label(stream)).inc(points)
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count a request; `route` is its label, never a path as it came."""
+        self.requests.labels(route, str(status)).inc()
+        self.request_seconds.observe(seconds)
 
-    def events(self, stream: str, events: int) -> None:
-        """The same for acknowledged events."""
-        self.events_accepted.labels(self._label(stream)).inc(events)
+    def acknowledged(self, batch: Batch) -> None:
+        """Count the rows of a request that was stored, and what it lost on the way."""
+        signal, stream = batch.arrival.signal, self._label(batch.arrival.stream)
+        self._accepted[signal].labels(stream).inc(batch.accepted_rows)
+        for lost, reasons in (
+            (self._rejected, batch.rejected),
+            (self._unreadable, batch.unreadable),
+        ):
+            for reason, count in reasons.items():
+                lost[signal].labels(reason).inc(count)
+        for drop, count in batch.dropped.items():
+            self.dropped(drop, count)
 
     def _label(self, stream: str) -> str:
         if stream not in self._streams:

@@ -8,26 +8,28 @@ the pause between tries doubles up to a bound.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from rayotel.errors import LogError, StorageError
+from rayotel.errors import LakeError, LogError, StorageError
 from rayotel.ingest.wal import segments
 from rayotel.ingest.wal.journal import Journal, Segment
 from rayotel.ingest.wal.recent_events import StoredEvents
 from rayotel.ingest.wal.segments import Damage
+from rayotel.ingest.wal.stream_signals import StreamSignals
 from rayotel.lake import parts
 from rayotel.lake.layout import PartName
-from rayotel.lake.rows import events as event_rows
-from rayotel.lake.rows import metrics as metric_rows
+from rayotel.lake.rows import by_signal as rows
 from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.signal import BY_NAME, Signal
 from rayotel.lake.storage.interface import Storage
-from rayotel.model import Batch, EventBatch, MetricBatch, Record
+from rayotel.model import Batch, Record
 from rayotel.telemetry import Telemetry
 
 FIRST_PAUSE_SECONDS = 0.5
@@ -57,10 +59,10 @@ class Backoff:
 
 
 @dataclass(slots=True)
-class CommittedEvents:
-    """Of the events of a segment: the ids stored, by stream, and how many were left out."""
+class CommittedIds:
+    """Of a segment: the ids stored, by stream, and how many rows were left out."""
 
-    ids: dict[str, list[str]] = field(default_factory=dict)
+    ids: dict[str, Sequence[str]] = field(default_factory=dict)
     repeated: int = 0
 
 
@@ -74,6 +76,7 @@ class Committer:
         telemetry: Telemetry,
         decode: Decode,
         stored: StoredEvents,
+        signals: StreamSignals,
         *,
         interval_seconds: float,
         max_label_columns: int,
@@ -83,6 +86,7 @@ class Committer:
         self._telemetry = telemetry
         self._decode = decode
         self._stored = stored
+        self._signals = signals
         self._interval_seconds = interval_seconds
         self._max_label_columns = max_label_columns
         self._labels: dict[str, LabelColumns] = {}
@@ -135,11 +139,11 @@ class Committer:
     def _try_commit(self, segment: Segment) -> bool:
         started = time.monotonic()
         try:
-            events = self.commit(segment)
-            self._stored.persist(segment.number, events.ids)
+            done = self.commit(segment)
+            self._stored.persist(segment.number, done.ids)
             self._journal.release(segment)
-            self._stored.add(segment.number, events.ids)
-        except (StorageError, LogError) as error:
+            self._stored.add(segment.number, done.ids)
+        except (StorageError, LakeError, LogError) as error:
             self._telemetry.commits.labels("failed").inc()
             log.warning("segment %d waits in the log: %s", segment.number, error.message)
             return False
@@ -147,42 +151,50 @@ class Committer:
             self._telemetry.commits.labels("failed").inc()
             log.exception("segment %d waits in the log: unexpected error", segment.number)
             return False
-        self._telemetry.rows_repeated.labels("commit").inc(events.repeated)
+        self._telemetry.rows_repeated.labels("commit").inc(done.repeated)
         self._telemetry.commits.labels("done").inc()
         self._telemetry.commit_seconds.observe(time.monotonic() - started)
         return True
 
-    def commit(self, segment: Segment) -> CommittedEvents:
+    def commit(self, segment: Segment) -> CommittedIds:
         """Write every part of a segment. Raises StorageError; doing it again is harmless."""
-        done = CommittedEvents()
-        by_stream: dict[str, list[Batch]] = {}
-        for batch in self._batches(segment):
-            by_stream.setdefault(batch.arrival.stream, []).append(batch)
-        for stream, batches in sorted(by_stream.items()):
-            for hour, table in self._tables(stream, batches, done).items():
-                name = PartName(
-                    stream, hour, self._journal.receiver, segment.number, segment.number, 0
-                )
-                content = parts.to_parquet(table, stream)
-                self._storage.put(name.key, content)
-                self._telemetry.parts_written.inc()
-                self._telemetry.part_bytes.inc(len(content))
+        done = CommittedIds()
+        for (stream, signal), batches in sorted(self._by_place(segment).items()):
+            made = rows.tables(
+                BY_NAME[signal],
+                batches,
+                self._label_columns(stream),
+                functools.partial(self._stored.has, stream),
+            )
+            done.repeated += made.left_out
+            if made.ids:
+                done.ids[stream] = made.ids
+            for hour, table in made.by_hour.items():
+                self._put(stream, hour, segment.number, table, BY_NAME[signal])
         return done
 
-    def _tables(
-        self, stream: str, batches: list[Batch], done: CommittedEvents
-    ) -> dict[int, pa.Table]:
-        """The rows of one stream by hour. A stream holds one signal."""
-        labels = self._label_columns(stream)
-        events = [batch for batch in batches if isinstance(batch, EventBatch)]
-        if not events:
-            points = [batch for batch in batches if isinstance(batch, MetricBatch)]
-            return metric_rows.tables_by_hour(points, labels)
-        tables, done.ids[stream], repeated = event_rows.tables_by_hour(
-            events, labels, lambda event_id: self._stored.has(stream, event_id)
-        )
-        done.repeated += repeated
-        return tables
+    def _by_place(self, segment: Segment) -> dict[tuple[str, str], list[Batch]]:
+        """The batches of a segment by the stream and signal that they are stored under."""
+        by_pair: dict[tuple[str, str], list[Batch]] = {}
+        for batch in self._batches(segment):
+            pair = batch.arrival.stream, batch.arrival.signal
+            by_pair.setdefault(pair, []).append(batch)
+        found: dict[tuple[str, str], list[Batch]] = {}
+        for pair, place in self._signals.places(by_pair).items():
+            stream, signal = pair
+            found.setdefault((place, signal), []).extend(by_pair[pair])
+            if place != stream:
+                count = sum(batch.accepted_rows for batch in by_pair[pair])
+                self._telemetry.rows_elsewhere.labels(signal).inc(count)
+                log.warning("stream '%s' holds no %s: they go to '%s'", stream, signal, place)
+        return found
+
+    def _put(self, stream: str, hour: int, number: int, table: pa.Table, signal: Signal) -> None:
+        name = PartName(stream, hour, self._journal.receiver, number, number, 0)
+        content = parts.to_parquet(table, stream, signal)
+        self._storage.put(name.key, content)
+        self._telemetry.parts_written.inc()
+        self._telemetry.part_bytes.inc(len(content))
 
     def _label_columns(self, stream: str) -> LabelColumns:
         if stream not in self._labels and len(self._labels) >= MAX_STREAMS_REMEMBERED:

@@ -7,13 +7,18 @@ from typing import Any
 
 import pyarrow as pa
 
+from rayotel.lake.parts import signal_in
 from rayotel.model import TimeRange
 
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """Facts from the end of a part. Times are event times; None if its statistics lack them."""
+    """Facts from the end of a part. Times are event times; None if its statistics lack them.
 
+    `signal`: the name of the part's signal.
+    """
+
+    signal: str
     rows: int
     first_unix_nano: int | None
     last_unix_nano: int | None
@@ -54,9 +59,10 @@ def read_footer(end: bytes) -> Footer:
         metadata = pq.read_metadata(pa.BufferReader(end))
         schema = metadata.schema.to_arrow_schema()
         first, last = _event_times(metadata)
+        named = signal_in(metadata.metadata, schema.names)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(str(error).partition("\n")[0]) from None
-    return Footer(metadata.num_rows, first, last, schema.remove_metadata())
+    return Footer(named.name, metadata.num_rows, first, last, schema.remove_metadata())
 
 
 def _event_times(metadata: Any) -> tuple[int | None, int | None]:

@@ -2,12 +2,17 @@
 
     <stream>/date=YYYY-MM-DD/hour=HH/<receiver>-<first>-<last>-<level>.parquet
 
+    _rayotel/claims/<stream>/<signal>-<receiver>
+
 `date` and `hour` are the UTC hour of event time. `receiver` is the id of the server that wrote the
 part. `first` and `last` are the numbers of the WAL segments in it (12 digits). `level` is 0 for a
 part from a commit, and more for a part that replaces others.
 
 **Parts cover parts by name**: a part covers every part of the same receiver and hour whose range of
 segments lies inside its own and whose level is lower. So a listing is the catalog.
+
+What begins with `_rayotel/` is rayotel's own; no stream's name begins with `_`. A claim names the
+signal of a stream (see `claims`); its stream is in lower case, for SQL does not tell case apart.
 """
 
 from __future__ import annotations
@@ -19,20 +24,21 @@ from dataclasses import dataclass
 from datetime import date
 
 MAX_STREAM_NAME_CHARACTERS = 100
-_STREAM = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_STREAM = re.compile(r"[A-Za-z0-9-][A-Za-z0-9_-]{0,99}")
 _RECEIVER = re.compile(r"[0-9a-f]{12}")
 # each part has exactly one key that matches: no leading zeros, no digits but ASCII's
 _KEY = re.compile(
-    r"([A-Za-z0-9_-]{1,100})/date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/"
+    r"([A-Za-z0-9-][A-Za-z0-9_-]{0,99})/date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/"
     r"([0-9a-f]{12})-(\d{12})-(\d{12})-(0|[1-9]\d{0,2})\.parquet",
     re.ASCII,
 )
+_CLAIM = re.compile(r"_rayotel/claims/[a-z0-9_-]{1,100}/([a-z]+)-[0-9a-f]{12}", re.ASCII)
 _EPOCH = date(1970, 1, 1).toordinal()
 _DAYS_REMEMBERED = 4096
 
 
 def is_stream_name(name: str) -> bool:
-    """Letters, digits, `_` and `-`, 1 to 100 of them."""
+    """Letters, digits, `_` and `-`, 1 to 100 of them; the first is no `_`."""
     return _STREAM.fullmatch(name) is not None
 
 
@@ -76,6 +82,22 @@ class Part:
     name: PartName
     size_bytes: int
     written_unix: float = 0.0
+
+
+def claims_prefix(stream: str) -> str:
+    """Prefix of all claims of a stream."""
+    return f"_rayotel/claims/{stream.lower()}/"
+
+
+def claim_key(stream: str, signal: str, receiver: str) -> str:
+    """The key of a receiver's claim that a stream holds a signal."""
+    return f"{claims_prefix(stream)}{signal}-{receiver}"
+
+
+def claimed_signal(key: str) -> str | None:
+    """The signal that a claim names; None for the key of anything else."""
+    match = _CLAIM.fullmatch(key)
+    return None if match is None else match[1]
 
 
 def stream_prefix(stream: str) -> str:

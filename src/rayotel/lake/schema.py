@@ -1,7 +1,4 @@
-"""Columns of a stream: the fixed columns of its signal, and the name of a label's column.
-
-**A stream holds one signal**, metrics or events. Only parts of metrics have the column
-`metric_name`, and no label may have that name.
+"""Columns of a stream: the fixed columns of each signal, and the name of a label's column.
 
 **The rule for label columns.** A point attribute `key` has the column `metric_<key>`, a resource
 attribute `resource_<key>`, a scope attribute `scope_<key>`, a header `X-P-<Name>` the column
@@ -28,7 +25,7 @@ give the same answer. docs/columns.md has the text of a value.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -146,36 +143,29 @@ EVENT_COLUMNS: tuple[FixedColumn, ...] = tuple(
     )
 )
 
-METRICS, EVENTS = "metrics", "events"
-COLUMNS = {METRICS: METRIC_COLUMNS, EVENTS: EVENT_COLUMNS}
 METRIC_TYPES: dict[str, pa.DataType] = {column.name: column.type for column in METRIC_COLUMNS}
 EVENT_TYPES: dict[str, pa.DataType] = {column.name: column.type for column in EVENT_COLUMNS}
-_FIXED_NAMES = {
-    signal: frozenset(column.name for column in columns) for signal, columns in COLUMNS.items()
-}
+_METRIC_NAMES = frozenset(METRIC_TYPES)
 # engines that read hive-style folders make columns of these
 _DIRECTORIES = frozenset({"date", "hour"})
 _LABEL_PREFIXES = ("metric_", "resource_", "scope_", "data_point_", "header_", "p_")
 
 
-def signal_of(columns: Iterable[str]) -> str:
-    """The signal of a part or stream with these columns."""
-    names = set(columns)
-    return EVENTS if "event_id" in names and "metric_name" not in names else METRICS
-
-
 def label_column(prefix: str, key: str) -> str:
     """Column of an attribute; `prefix` is `metric_`, `resource_` or `scope_`. Rule 1 above."""
     plain = prefix + key
-    if plain.lower() in _FIXED_NAMES[METRICS] or key[:6].lower() == "label_":
+    if plain.lower() in _METRIC_NAMES or key[:6].lower() == "label_":
         return f"{prefix}label_{key}"
     return plain
 
 
-def header_column(name: str, signal: str = METRICS) -> str:
-    """Column of the header `X-P-<name>`; `name` without the `X-P-`. Rule 1 above."""
+def header_column(name: str, fixed_names: Collection[str] = _METRIC_NAMES) -> str:
+    """Column of the header `X-P-<name>`; `name` without the `X-P-`. Rule 1 above.
+
+    `fixed_names`: the fixed columns of the signal.
+    """
     plain = name.lower().replace("-", "_")
-    if plain in _FIXED_NAMES[signal] | _DIRECTORIES or plain.startswith(_LABEL_PREFIXES):
+    if plain in fixed_names or plain in _DIRECTORIES or plain.startswith(_LABEL_PREFIXES):
         return f"header_{plain}"
     return plain
 
@@ -186,9 +176,9 @@ def fits_a_column(column: str) -> bool:
     return 0 < len(column) <= MAX_COLUMN_NAME_CHARACTERS and not has_controls
 
 
-def origin(column: str, signal: str = METRICS) -> str:
+def origin(column: str, columns: Iterable[FixedColumn]) -> str:
     """In words, what a column holds: for `rayotel streams NAME --schema`."""
-    for fixed in COLUMNS[signal]:
+    for fixed in columns:
         if fixed.name == column:
             return fixed.description
     for prefix, what in (

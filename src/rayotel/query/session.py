@@ -35,7 +35,7 @@ from rayotel.query import dialect, guard, views
 from rayotel.query.httpfs import load_httpfs
 from rayotel.query.ray import definitions
 from rayotel.query.ray.definitions import Definition, Streams
-from rayotel.query.snapshot import Snapshot, snapshot
+from rayotel.query.snapshot import Snapshot, no_parts, snapshot
 
 ROWS_PER_BATCH = 8192
 MAX_SPILL_TIMES_MEMORY = 4
@@ -172,7 +172,7 @@ class Session:
         self._names_streams = bool(named or inner)
         folded = {name.lower() for name in streams}
         found = {
-            name: Snapshot((), (), views.empty_columns(self._reads.signal(name)))
+            name: no_parts(self._reads.signal(name))
             for name in sorted(inner)
             if name.lower() not in folded
         }
@@ -408,11 +408,10 @@ def _is_text(sql: str) -> bool:
 
 def _view(name: str, found: Snapshot, range_: TimeRange, urls: Mapping[str, str]) -> str:
     """CREATE VIEW of a stream in a range."""
-    columns = found.columns or views.empty_columns()
     parts, cut = found.within(range_)
     scanned = [urls[part.name.key] for part in parts]
-    source = views.parts_scan(scanned, columns) if scanned else views.no_rows(columns)
-    return views.stream_view(name, columns, source, cut)
+    source = views.parts_scan(scanned, found.columns) if scanned else views.no_rows(found.columns)
+    return views.stream_view(name, found.signal, found.columns, source, cut)
 
 
 def _mentioned(streams: list[str], sql: str | None) -> list[str]:

@@ -9,6 +9,7 @@ from rayotel.lake import cache, catalog
 from rayotel.lake.cache import Cache
 from rayotel.lake.footers import Footer
 from rayotel.lake.layout import Part
+from rayotel.lake.signal import BY_NAME, METRICS, Signal
 from rayotel.lake.storage.interface import Storage
 from rayotel.model import TimeRange
 from rayotel.query import views
@@ -18,9 +19,10 @@ from rayotel.query import views
 class Snapshot:
     """Parts of one stream with their footers, in order of names.
 
-    `columns`: SQL type by name; empty for a stream that never had a part.
+    `columns`: SQL type by name; only the fixed ones for a stream that never had a part.
     """
 
+    signal: Signal
     parts: tuple[Part, ...]
     footers: tuple[Footer, ...]
     columns: Mapping[str, str]
@@ -33,18 +35,26 @@ class Snapshot:
         return [part for part, _ in found], None if is_within else range_
 
 
+def no_parts(signal: Signal) -> Snapshot:
+    """A stream that is not there."""
+    return Snapshot(signal, (), (), views.empty_columns(signal))
+
+
 def snapshot(storage: Storage, stream: str, range_: TimeRange, kept: Cache | None) -> Snapshot:
     """One listing, and the footers that are not known yet. Raises StorageError, LakeError."""
     listed = catalog.parts(storage, stream, range_)
     read = cache.footers(storage, listed, kept)
     both = [pair for pair in zip(listed, read, strict=True) if pair[1].touches(range_)]
-    schemas = [footer.schema for footer in read]
+    known = read
     if not listed:
         # the columns of a stream that has nothing in the range are those of its newest part
         newest = catalog.parts(storage, stream)[-1:]
-        schemas = [footer.schema for footer in cache.footers(storage, newest, kept)]
+        known = cache.footers(storage, newest, kept)
+    if not known:
+        return no_parts(METRICS)
     return Snapshot(
+        BY_NAME[known[-1].signal],
         tuple(part for part, _ in both),
         tuple(footer for _, footer in both),
-        views.union(schemas),
+        views.union(footer.schema for footer in known),
     )

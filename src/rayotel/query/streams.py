@@ -15,11 +15,12 @@ from rayotel.lake import cache as caching
 from rayotel.lake import catalog
 from rayotel.lake.cache import Cache
 from rayotel.lake.footers import Footer
-from rayotel.lake.schema import origin, signal_of
+from rayotel.lake.schema import origin
 from rayotel.lake.storage.interface import Storage, side_by_side
 from rayotel.model import NANOSECONDS_PER_SECOND, TimeRange
 from rayotel.query import views
 from rayotel.query.session import Limits, ask
+from rayotel.query.snapshot import snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def columns(
     sql = f"DESCRIBE {views.quoted(stream)}"
     with ask(storage, range_, limits, sql, cache=cache) as result:
         rows = result.rows()
-    signal = signal_of(row["column_name"] for row in rows)
+    fixed = snapshot(storage, stream, range_, cache).signal.columns
     return [
-        (row["column_name"], row["column_type"], origin(row["column_name"], signal)) for row in rows
+        (row["column_name"], row["column_type"], origin(row["column_name"], fixed)) for row in rows
     ]

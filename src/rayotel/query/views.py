@@ -12,16 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
-from rayotel.lake.schema import COLUMNS, EVENTS, METRICS, signal_of
+from rayotel.lake.signal import Signal
 from rayotel.model import TimeRange
 
-RAY_LABELS = (
-    "metric_NodeAddress", "metric_SessionName", "metric_JobId", "metric_WorkerId", "metric_State",
-    "metric_ObjectState", "metric_Location", "metric_label_Name", "metric_label_Type",
-    "metric_IsRetry", "metric_Source", "metric_Component", "metric_Reason", "metric_IsHeadNode",
-    "metric_RayNodeType", "metric_ip", "metric_instance", "metric_job", "metric_cluster_id",
-    "metric_GpuIndex", "metric_Method", "metric_NodeType", "cluster_id",
-)  # fmt: skip
+_NODE_ADDRESS = "metric_NodeAddress"
 _SQL_TYPES: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
     (pa.types.is_timestamp, "TIMESTAMPTZ"),
     (pa.types.is_boolean, "BOOLEAN"),
@@ -80,39 +74,25 @@ def no_rows(columns: Mapping[str, str]) -> str:
     return f"(SELECT {none} WHERE false)"
 
 
-def empty_columns(signal: str = METRICS) -> dict[str, str]:
+def empty_columns(signal: Signal) -> dict[str, str]:
     """The columns of a stream without any label."""
-    return {column.name: sql_type(column.type) for column in COLUMNS[signal]}
+    return {column.name: sql_type(column.type) for column in signal.columns}
 
 
-def stream_view(stream: str, columns: Iterable[str], source: str, range_: TimeRange | None) -> str:
+def stream_view(
+    stream: str, signal: Signal, columns: Iterable[str], source: str, range_: TimeRange | None
+) -> str:
     """CREATE VIEW of a stream over `source`, cut to a range where one is given."""
-    named = list(columns)
-    make = events_view if signal_of(named) == EVENTS else metrics_view
-    return make(stream, named, source, range_)
-
-
-def events_view(stream: str, columns: Iterable[str], source: str, range_: TimeRange | None) -> str:
-    """The same for a stream of events: `cluster_id` is always there."""
-    shown = [quoted(name) for name in columns]
-    if '"cluster_id"' not in shown:
-        shown.append("NULL::VARCHAR AS cluster_id")
-    where = _where(range_) if range_ is not None else ""
-    return f"CREATE VIEW {quoted(stream)} AS SELECT {', '.join(shown)} FROM {source}{where}"
-
-
-def metrics_view(stream: str, columns: Iterable[str], source: str, range_: TimeRange | None) -> str:
-    """CREATE VIEW of a metrics stream over `source`, cut to a range where one is given."""
     present = {name.lower(): name for name in columns}
     shown = [
         f"{_node_address(present)} AS {quoted(name)}"
-        if folded == "metric_nodeaddress"
+        if folded == _NODE_ADDRESS.lower()
         else quoted(name)
         for folded, name in present.items()
     ]
-    for label in RAY_LABELS:
+    for label in signal.ray_labels:
         if label.lower() not in present:
-            filled = _node_address(present) if label == "metric_NodeAddress" else "NULL::VARCHAR"
+            filled = _node_address(present) if label == _NODE_ADDRESS else "NULL::VARCHAR"
             shown.append(f"{filled} AS {quoted(label)}")
     where = _where(range_) if range_ is not None else ""
     return f"CREATE VIEW {quoted(stream)} AS SELECT {', '.join(shown)} FROM {source}{where}"

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from rayotel.http import routes
 from rayotel.telemetry import CONTENT_TYPE, Telemetry
 
 
@@ -22,26 +23,26 @@ class About:
     commit_interval_seconds: float
 
 
-def router(about: About, is_ready: Callable[[], bool], telemetry: Telemetry) -> APIRouter:
-    """`/api/v1/liveness`, `/api/v1/readiness`, `/api/v1/about` and `/metrics`."""
-    routes = APIRouter()
+def status_router(about: About, is_ready: Callable[[], bool], telemetry: Telemetry) -> APIRouter:
+    """The routes about the server itself."""
+    router = APIRouter()
 
-    @routes.get("/api/v1/liveness", summary="Is the process alive")
+    @router.get(routes.LIVENESS.path, summary=routes.LIVENESS.summary)
     async def liveness() -> dict[str, str]:
         return {"status": "alive"}
 
-    @routes.get("/api/v1/readiness", summary="Does it take requests")
+    @router.get(routes.READINESS.path, summary=routes.READINESS.summary)
     async def readiness() -> Response:
         if is_ready():
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready"}, 503, {"Retry-After": "1"})
 
-    @routes.get("/api/v1/about", summary="Version, receiver id and storage")
+    @router.get(routes.ABOUT.path, summary=routes.ABOUT.summary)
     async def describe() -> dict[str, object]:
         return asdict(about)
 
-    @routes.get("/metrics", summary="The server's own metrics, for Prometheus")
+    @router.get(routes.METRICS.path, summary=routes.METRICS.summary)
     async def metrics() -> Response:
         return Response(telemetry.exposition(), media_type=CONTENT_TYPE)
 
-    return routes
+    return router

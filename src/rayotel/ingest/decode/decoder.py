@@ -1,4 +1,4 @@
-"""From a record to columns, whatever the format. A record is the body as sent, and how it arrived.
+"""From a record to a batch, whatever its signal. A record is the body as sent, and how it arrived.
 
 The receiver decodes a record before it acknowledges. The committer decodes what only the WAL still
 holds. Both call this decoder, so both get the same rows.
@@ -7,31 +7,32 @@ holds. Both call this decoder, so both get the same rows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from rayotel.ingest.decode import ray_events
 from rayotel.ingest.decode.limits.drops import NO_DROPS, Drops
 from rayotel.ingest.decode.limits.inflate import BodyTooLarge, MalformedBody, inflate
-from rayotel.ingest.decode.otlp import json as otlp_json
-from rayotel.ingest.decode.otlp.fast import metrics as otlp_metrics
-from rayotel.ingest.decode.otlp.fast.metrics import Memory
-from rayotel.lake.schema import EVENTS
-from rayotel.model import Batch, MetricBatch, Record
-
-PROTOBUF = "application/x-protobuf"
-JSON = "application/json"
-CONTENT_TYPES = (PROTOBUF, JSON)
-
+from rayotel.lake.signal import SIGNALS
+from rayotel.model import Arrival, Batch, Record
 
 # what an event loop may spend on inflating and comparing
 MAX_RECOGNISED_BYTES = 64 * 1024
 MAX_RECOGNISED_INFLATED_BYTES = 1024 * 1024
 
 
-class Recognised(NamedTuple):
-    """The columns of a request, and how many bytes it inflated to."""
+class BodyDecoder(Protocol):
+    """What a signal's file in this room has. Safe for several threads."""
 
-    batch: MetricBatch
+    def decode(self, body: bytes, arrival: Arrival) -> Batch:
+        """The batch of a body without its Content-Encoding. Raises ValueError; deterministic."""
+
+    def recognised(self, body: bytes, arrival: Arrival) -> Batch | None:
+        """The same where it costs well below a millisecond; else None."""
+
+
+class Recognised(NamedTuple):
+    """The batch of a request, and how many bytes it inflated to."""
+
+    batch: Batch
     inflated_bytes: int
 
 
@@ -50,35 +51,30 @@ class Decoder:
         drops: Drops = NO_DROPS,
     ) -> None:
         self._max_inflated_body_bytes = max_inflated_body_bytes
-        self._memory = Memory(max_series_cached_bytes, drops)
+        self._by_signal: dict[str, BodyDecoder] = {
+            signal.name: signal.piece("rayotel.ingest.decode").BodyDecoder(
+                max_series_cached_bytes=max_series_cached_bytes, drops=drops
+            )
+            for signal in SIGNALS
+        }
 
-    def decode_any(self, record: Record, reserve: Callable[[int], None] = no_reservation) -> Batch:
-        """Columns of a record of any signal. Raises a ValueError of `inflate` or of its signal."""
-        if record.arrival.signal == EVENTS:
-            return ray_events.decode(self._inflated(record, reserve), record.arrival)
-        return self.decode(record, reserve)
+    def decode(self, record: Record, reserve: Callable[[int], None] = no_reservation) -> Batch:
+        """The batch of a record. Raises a ValueError of `inflate` or of its signal's decoder.
 
-    def decode(
-        self, record: Record, reserve: Callable[[int], None] = no_reservation
-    ) -> MetricBatch:
-        """Columns of a metrics record. Raises a ValueError of `inflate`, `json` or `messages`."""
-        body = self._inflated(record, reserve)
-        if record.arrival.content_type == JSON:
-            body = otlp_json.metrics_request_bytes(body)
-        return otlp_metrics.decode(body, record.arrival, self._memory)
-
-    def _inflated(self, record: Record, reserve: Callable[[int], None]) -> bytes:
-        encoding = record.arrival.content_encoding
-        return inflate(record.body, encoding, self._max_inflated_body_bytes, reserve)
+        `reserve` is called with the size of each piece that is inflated, and may raise to stop.
+        """
+        arrival = record.arrival
+        body = inflate(
+            record.body, arrival.content_encoding, self._max_inflated_body_bytes, reserve
+        )
+        return self._by_signal[arrival.signal].decode(body, arrival)
 
     def recognised(self, record: Record) -> Recognised | None:
-        """Columns of a small record that has a template; None for any other.
+        """The batch of a small record that has a template; None for any other.
 
         It costs well below a millisecond, so an event loop may wait for it.
         """
         arrival = record.arrival
-        if arrival.content_type == JSON or arrival.signal == EVENTS:
-            return None
         if len(record.body) > MAX_RECOGNISED_BYTES:
             return None
         sizes: list[int] = []
@@ -88,5 +84,5 @@ class Decoder:
             )
         except (BodyTooLarge, MalformedBody):
             return None
-        batch = otlp_metrics.recognised(body, arrival, self._memory)
+        batch = self._by_signal[arrival.signal].recognised(body, arrival)
         return None if batch is None else Recognised(batch, sum(sizes))

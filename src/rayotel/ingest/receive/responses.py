@@ -1,50 +1,39 @@
-"""What the receiver answers: OTLP responses and google.rpc.Status, in the request's own format."""
+"""The answers to requests that are stored: OTLP's responses, in the request's format."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
-from fastapi import Response
-from google.protobuf import json_format
-from google.protobuf.message import Message
-from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceResponse,
 )
 
-from rayotel.errors import RequestRefused, TryLater
-from rayotel.ingest.decode.decoder import JSON, PROTOBUF
+from rayotel.http.exchange import Answer
+from rayotel.lake.signal import Signal
+from rayotel.model import JSON, PROTOBUF
 
-# google.rpc.Code by HTTP status
-_CODES = {400: 3, 401: 16, 404: 5, 405: 12, 408: 4, 413: 8, 415: 3, 503: 14}
-_UNKNOWN_CODE = 2
+# responses without anything to say, and what is no OTLP
+_EMPTY = {PROTOBUF: Answer(200, PROTOBUF), JSON: Answer(200, JSON, b"{}")}
 
 
-def accepted(content_type: str, rejected: Mapping[str, int]) -> Response:
-    """200 with what was rejected and why."""
+def accepted(signal: Signal, content_type: str, rejected: Mapping[str, int]) -> Answer:
+    """200 with what was rejected and why. `content_type`: PROTOBUF or JSON."""
+    if not rejected:
+        return _EMPTY[content_type]
+    count = sum(rejected.values())
+    words = "; ".join(f"{n} rejected: {reason}" for reason, n in sorted(rejected.items()))
+    if content_type == JSON:
+        name = _camel(signal.rejected_field)
+        success = {name: str(count), "errorMessage": words}
+        return Answer(200, JSON, json.dumps({"partialSuccess": success}).encode())
+    # the responses of all signals have the same fields under the same numbers
     message = ExportMetricsServiceResponse()
-    if rejected:
-        message.partial_success.rejected_data_points = sum(rejected.values())
-        message.partial_success.error_message = "; ".join(
-            f"{count} rejected: {reason}" for reason, count in sorted(rejected.items())
-        )
-    return _response(200, message, content_type, {})
+    message.partial_success.rejected_data_points = count
+    message.partial_success.error_message = words
+    return Answer(200, PROTOBUF, message.SerializeToString())
 
 
-def refused(content_type: str, error: RequestRefused) -> Response:
-    """The error's status with a google.rpc.Status."""
-    text = error.message if error.hint is None else f"{error.message} (hint: {error.hint})"
-    message = Status(code=_CODES.get(error.http_status, _UNKNOWN_CODE), message=text)
-    headers = {}
-    if isinstance(error, TryLater):
-        headers["Retry-After"] = str(error.retry_after_seconds)
-    return _response(error.http_status, message, content_type, headers)
-
-
-def _response(
-    status: int, message: Message, content_type: str, headers: dict[str, str]
-) -> Response:
-    if content_type == PROTOBUF:
-        return Response(message.SerializeToString(), status, headers, PROTOBUF)
-    text = json_format.MessageToJson(message, indent=None)
-    return Response(text.encode(), status, headers, JSON)
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)

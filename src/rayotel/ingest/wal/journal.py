@@ -89,7 +89,7 @@ class Journal:
         self._entries: queue.Queue[_Entry | None] = queue.Queue(max_waiting_records)
         self._lock = threading.Lock()
         self._seen = SeenRequests(
-            self._directory / "seen",
+            self._directory / "requests",
             window_seconds=dedupe_window_seconds,
             max_requests=max_requests_remembered,
         )

@@ -5,10 +5,8 @@ of it outlives a restart: while a request is in the log, the log itself remember
 segment is released, the digests of its requests are appended to a file here and made durable. So a
 request pays for a digest and nothing else.
 
-**Files** `<data_dir>/wal/seen/<start>.seen`: `start` is the second since 1970 at which the file was
-begun. Records of 36 bytes, little-endian: 16 bytes digest, 8 bytes number of the segment that
-holds the request, 8 bytes seconds since 1970, 4 bytes CRC-32 of these. A record that does not check
-is passed over. A file is removed when its youngest record is older than the window.
+**Files** `<data_dir>/wal/requests/<start>.ids` (see `id_files`): `start` is the second since 1970
+at which the file was begun. A file is removed when its youngest block is older than the window.
 
 About 120 bytes of memory a request; the oldest are forgotten early where there are more than the
 bound.
@@ -17,21 +15,16 @@ bound.
 from __future__ import annotations
 
 import hashlib
-import os
-import struct
 import threading
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rayotel.durable import sync_directory
+from rayotel.ingest.wal import id_files
+from rayotel.ingest.wal.id_files import Block
 
 DIGEST_BYTES = 16
 GENERATIONS = 6
-_RECORD = struct.Struct("<16sQQ")
-_CRC = struct.Struct("<I")
-_RECORD_BYTES = _RECORD.size + _CRC.size
 
 
 def digest_of(stream: str, body: bytes) -> bytes:
@@ -64,11 +57,12 @@ class SeenRequests:
         """Read the files; returns which segment holds each request that is remembered."""
         self._directory.mkdir(exist_ok=True)
         owners: dict[bytes, int] = {}
-        for path in sorted(self._directory.glob("*.seen")):
-            for digest, segment, at_unix in _records(path.read_bytes()):
-                if now_unix - at_unix <= self._window_seconds:
-                    owners[digest] = segment
-                    self.add(digest, at_unix)
+        for path in sorted(self._directory.glob("*.ids")):
+            for block in id_files.blocks_of(path):
+                if now_unix - block.at_unix <= self._window_seconds:
+                    for digest in block.ids:
+                        owners[digest] = block.segment
+                        self.add(digest, block.at_unix)
         return owners
 
     def __contains__(self, digest: bytes) -> bool:
@@ -96,40 +90,22 @@ class SeenRequests:
 
     def persist(self, digests: Iterable[bytes], segment: int, now_unix: int) -> None:
         """Make durable that a segment held these requests. Raises OSError."""
-        content = b"".join(_record(digest, segment, now_unix) for digest in digests)
-        if not content:
+        block = Block(segment, now_unix, "", tuple(digests))
+        if not block.ids:
             return
         path = self._file(now_unix)
         is_new = not path.exists()
-        with path.open("ab") as file:
-            # a crash may have left part of a record: go on at a whole one
-            file.write(b"\0" * (-file.tell() % _RECORD_BYTES) + content)
-            file.flush()
-            os.fsync(file.fileno())
+        id_files.append(path, [block])
         if is_new:
-            sync_directory(self._directory)
             self._remove_old(now_unix)
 
     def _file(self, now_unix: int) -> Path:
         start = now_unix - now_unix % self._generation_seconds
-        return self._directory / f"{start:012d}.seen"
+        return self._directory / f"{start:012d}.ids"
 
     def _remove_old(self, now_unix: int) -> None:
-        for path in self._directory.glob("*.seen"):
+        for path in self._directory.glob("*.ids"):
             if path.stem.isdigit():
                 youngest = int(path.stem) + self._generation_seconds
                 if now_unix - youngest > self._window_seconds:
                     path.unlink(missing_ok=True)
-
-
-def _record(digest: bytes, segment: int, at_unix: int) -> bytes:
-    content = _RECORD.pack(digest, segment, at_unix)
-    return content + _CRC.pack(zlib.crc32(content))
-
-
-def _records(content: bytes) -> Iterable[tuple[bytes, int, int]]:
-    for start in range(0, len(content) - _RECORD_BYTES + 1, _RECORD_BYTES):
-        (crc,) = _CRC.unpack_from(content, start + _RECORD.size)
-        if crc == zlib.crc32(content[start : start + _RECORD.size]):
-            digest, segment, at_unix = _RECORD.unpack_from(content, start)
-            yield digest, segment, at_unix

@@ -36,7 +36,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from rayotel.durable import sync_directory
+from rayotel.durable import replace_file, sync_directory
 from rayotel.errors import LogError
 from rayotel.lake.layout import is_receiver_id
 from rayotel.model import Arrival, Record
@@ -232,13 +232,7 @@ def receiver_id(directory: Path) -> str:
     if path.exists():
         return known_receiver_id(directory)
     new = os.urandom(6).hex()
-    temporary = path.with_suffix(".new")
-    with temporary.open("w", encoding="ascii") as file:
-        file.write(new + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_directory(directory)
+    replace_file(path, f"{new}\n".encode("ascii"))
     return new
 
 

@@ -1,87 +1,165 @@
-"""Which signal each stream holds, first come first served, remembered for good.
+"""Which signal each stream holds, as this receiver knows it.
 
-A part hides what its range of segments covers, whatever that holds, so points and events must never
-share a stream. The first request decides; a request of the other signal can never be accepted.
+A request of another signal than its stream holds can never be accepted. The lake decides (see
+`claims`): the first request of a stream asks it, for a bounded time. While the storage is away the
+first request decides for now; before the first part of such a stream is written, the lake is asked
+again. If it says otherwise then, the rows go to the stream `<stream>-<signal>`, so that nothing
+that was acknowledged is refused afterwards.
 
 **File** `<data_dir>/wal/signals.json`: an object from the stream's name in lower case, since SQL
-does not tell case apart, to `metrics` or `events`. It is replaced as a whole, and durable before
-the first request of a stream is acknowledged. The streams that senders get without asking are taken
-from the start.
+does not tell case apart, to `{"signal": NAME, "is_settled": BOOLEAN}`. It is replaced as a whole,
+and durable before the first request of a stream is acknowledged. The streams that senders get
+without asking are settled from the start.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-from rayotel.durable import sync_directory
-from rayotel.errors import LogError, NeverAcceptable
-from rayotel.lake.schema import COLUMNS
+from rayotel.durable import replace_file
+from rayotel.errors import LogError, NeverAcceptable, StorageError
+from rayotel.lake.layout import MAX_STREAM_NAME_CHARACTERS
+from rayotel.lake.signal import BY_NAME, SIGNALS
 
 MAX_STREAMS = 10_000
+LOOK_SECONDS = 2.0
+LOOKS_AT_ONCE = 4
+MAX_OTHER_NAMES = 3
+
+Holder = Callable[[str], str | None]
+Settle = Callable[[Mapping[str, str]], Mapping[str, str]]
+
+
+class _Known(NamedTuple):
+    """`signal`: a signal's name. `is_settled`: whether the lake decided so."""
+
+    signal: str
+    is_settled: bool
 
 
 class StreamSignals:
-    """The signals of one data directory's streams. Safe for several threads. `open` before use."""
+    """The signals of a lake's streams. Safe for several threads. `open` before, `close` after."""
 
-    def __init__(self, path: Path, defaults: dict[str, str]) -> None:
-        """`defaults`: signal by stream."""
+    def __init__(self, path: Path, holder: Holder, settle: Settle) -> None:
+        """`holder` and `settle`: the functions of `claims`, for the lake and this receiver."""
         self._path = path
+        self._holder = holder
+        self._settle = settle
         self._lock = threading.Lock()
-        self._signals = {stream.lower(): signal for stream, signal in defaults.items()}
+        self._looks = ThreadPoolExecutor(LOOKS_AT_ONCE, thread_name_prefix="claims")
+        self._known = {
+            signal.default_stream.lower(): _Known(signal.name, True) for signal in SIGNALS
+        }
 
     def open(self) -> None:
         """Read the file. Raises LogError where it is damaged."""
         try:
             found = json.loads(self._path.read_bytes())
+            self._known |= {stream: _parsed(entry) for stream, entry in found.items()}
         except FileNotFoundError:
             return
-        except (OSError, ValueError):
-            found = None
-        if not isinstance(found, dict) or not all(one in tuple(COLUMNS) for one in found.values()):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             raise LogError(
                 f"'{self._path}' cannot be read",
-                hint="move it aside: streams are then taken by whoever sends first",
-            )
-        self._signals.update(found)
+                hint="move it aside: the lake then decides which stream holds what",
+            ) from None
+
+    def close(self) -> None:
+        """Wait for no storage any more."""
+        self._looks.shutdown(wait=False, cancel_futures=True)
 
     def knows(self, stream: str, signal: str) -> bool:
         """Whether a stream is known to hold this signal."""
-        return self._signals.get(stream.lower()) == signal
+        known = self._known.get(stream.lower())
+        return known is not None and known.signal == signal
 
     def claim(self, stream: str, signal: str) -> None:
-        """Make durable that a stream holds a signal. Blocks.
+        """Make durable that a stream holds a signal. Blocks, for LOOK_SECONDS and a file.
 
         Raises NeverAcceptable where it holds another, or streams are too many; LogError where it
         cannot be written.
         """
         name = stream.lower()
-        with self._lock:
-            known = self._signals.get(name)
-            if known == signal:
-                return
-            if known is not None:
-                raise NeverAcceptable(
-                    400,
-                    f"stream '{stream}' holds {known}, not {signal}",
-                    hint="give another stream: ?stream= for events, X-P-Stream for both",
-                )
-            if len(self._signals) >= MAX_STREAMS:
-                raise NeverAcceptable(400, f"there are {MAX_STREAMS} streams already")
-            signals = {**self._signals, name: signal}
-            try:
-                self._write(signals)
-            except OSError as error:
-                raise LogError(f"cannot write '{self._path}': {error.strerror}") from None
-            self._signals = signals
+        known = self._known.get(name)
+        if known is None:
+            held = self._look(name)
+            known = _Known(held or signal, held is not None)
+            with self._lock:
+                if len(self._known) >= MAX_STREAMS and name not in self._known:
+                    raise NeverAcceptable(400, f"there are {MAX_STREAMS} streams already")
+                known = self._known.get(name, known)
+                self._keep({name: known})
+        if known.signal != signal:
+            raise NeverAcceptable(
+                400,
+                f"stream '{stream}' holds {known.signal}, not {signal}",
+                hint="name another stream: ?stream= for events, X-P-Stream for all",
+            )
 
-    def _write(self, signals: dict[str, str]) -> None:
-        temporary = self._path.with_suffix(".new")
-        with temporary.open("w", encoding="ascii") as file:
-            json.dump(signals, file, indent=0, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
-        sync_directory(self._path.parent)
+    def _look(self, stream: str) -> str | None:
+        """What the lake has, if it answers in time."""
+        try:
+            return self._looks.submit(self._holder, stream).result(LOOK_SECONDS)
+        except (StorageError, TimeoutError, RuntimeError):  # the last: closed meanwhile
+            return None
+
+    def places(self, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """For each (stream, signal) the stream where such rows go. Blocks.
+
+        The answer is made durable first, so that a commit that is done again has the same. Raises
+        StorageError, LakeError, LogError.
+        """
+        names = {pair: pair[0] for pair in wanted}
+        for _ in range(MAX_OTHER_NAMES):
+            self._settle_all({name: signal for (_, signal), name in names.items()})
+            lost = [pair for pair, name in names.items() if not self.knows(name, pair[1])]
+            if not lost:
+                return names
+            for pair in lost:
+                names[pair] = _other_name(names[pair], pair[1])
+        return {
+            pair: name if self.knows(name, pair[1]) else BY_NAME[pair[1]].default_stream
+            for pair, name in names.items()
+        }
+
+    def _settle_all(self, wanted: Mapping[str, str]) -> None:
+        """Ask the lake about streams that it has not decided; the first of one name counts."""
+        asked: dict[str, str] = {}
+        for stream, signal in wanted.items():
+            known = self._known.get(stream.lower())
+            if known is None or not known.is_settled:
+                asked.setdefault(stream.lower(), known.signal if known else signal)
+        if asked:
+            settled = self._settle(asked)
+            with self._lock:
+                self._keep({name: _Known(signal, True) for name, signal in settled.items()})
+
+    def _keep(self, news: Mapping[str, _Known]) -> None:
+        known = {**self._known, **news}
+        if known == self._known:
+            return
+        content = {stream: entry._asdict() for stream, entry in known.items()}
+        try:
+            replace_file(self._path, json.dumps(content, indent=0, sort_keys=True).encode())
+        except OSError as error:
+            raise LogError(f"cannot write '{self._path}': {error.strerror}") from None
+        self._known = known
+
+
+def _parsed(entry: object) -> _Known:
+    """An entry of the file; those of version 0.1.0 were the signal alone."""
+    if isinstance(entry, str):
+        return _Known(BY_NAME[entry].name, False)
+    if not isinstance(entry, dict) or not isinstance(entry["is_settled"], bool):
+        raise TypeError
+    return _Known(BY_NAME[entry["signal"]].name, entry["is_settled"])
+
+
+def _other_name(stream: str, signal: str) -> str:
+    suffix = f"-{signal}"
+    return stream[: MAX_STREAM_NAME_CHARACTERS - len(suffix)] + suffix

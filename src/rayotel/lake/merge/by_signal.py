@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from rayotel.lake import schema
-from rayotel.lake.merge import events as event_merge
-from rayotel.lake.merge import metrics as metric_merge
+from rayotel.lake.parts import signal_in
+from rayotel.lake.signal import BY_NAME, Signal
 
-Merge = Callable[[Sequence[Path], Path, str, Path], int]
-MERGES: dict[str, Merge] = {
-    schema.METRICS: metric_merge.merge,
-    schema.EVENTS: event_merge.merge,
-}
+_ROOM = "rayotel.lake.merge"
 
 
 def merge(inputs: Sequence[Path], output: Path, stream: str, spill: Path) -> int:
@@ -23,10 +18,16 @@ def merge(inputs: Sequence[Path], output: Path, stream: str, spill: Path) -> int
 
     `spill` is an empty directory to work in. Raises ValueError for parts of several signals.
     """
-    signals = {schema.signal_of(pq.read_schema(path).names) for path in inputs}
-    if len(signals) > 1:
-        raise ValueError(f"parts of {' and '.join(sorted(signals))} in one stream")
-    return MERGES[signals.pop()](inputs, output, stream, spill)
+    names = {_signal(path).name for path in inputs}
+    if len(names) > 1:
+        raise ValueError(f"parts of {' and '.join(sorted(names))} in one stream")
+    rows: int = BY_NAME[names.pop()].piece(_ROOM).merge(inputs, output, stream, spill)
+    return rows
+
+
+def _signal(path: Path) -> Signal:
+    metadata = pq.read_metadata(path)
+    return signal_in(metadata.metadata, metadata.schema.names)
 
 
 def rows_of(inputs: Sequence[Path]) -> int:

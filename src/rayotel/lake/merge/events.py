@@ -21,7 +21,9 @@ import pyarrow.parquet as pq
 
 from rayotel.lake import schema
 from rayotel.lake.merge.series import spellings
-from rayotel.lake.parts import COMMITTED, MERGED_EVENTS, Recipe, part_writer
+from rayotel.lake.parts import part_writer
+from rayotel.lake.recipe import Recipe
+from rayotel.lake.signal import EVENTS
 
 # an open part costs some ten megabytes, whatever is held of it
 MAX_OPEN_INPUTS = 16
@@ -44,9 +46,9 @@ def merge(inputs: Sequence[Path], output: Path, stream: str, spill: Path) -> int
     paths = list(inputs)
     while len(paths) > MAX_OPEN_INPUTS:
         target = spill / f"merged-{len(paths):06d}.parquet"
-        _merge(paths[:MAX_OPEN_INPUTS], target, stream, COMMITTED)
+        _merge(paths[:MAX_OPEN_INPUTS], target, stream, EVENTS.fresh)
         paths = [*paths[MAX_OPEN_INPUTS:], target]
-    return _merge(paths, output, stream, MERGED_EVENTS)
+    return _merge(paths, output, stream, EVENTS.merged)
 
 
 def _merge(paths: Sequence[Path], output: Path, stream: str, recipe: Recipe) -> int:
@@ -57,7 +59,7 @@ def _merge(paths: Sequence[Path], output: Path, stream: str, recipe: Recipe) -> 
     kinds = schema.EVENT_TYPES | dict.fromkeys(labels, pa.string())
     target = pa.schema(list(kinds.items()))
     total = 0
-    with part_writer(output, target, stream, recipe) as writer:
+    with part_writer(output, target, stream, EVENTS, recipe) as writer:
         for group in _groups(_in_order(paths, _kept(paths), target)):
             writer.write_table(group, row_group_size=len(group))
             total += len(group)

@@ -35,7 +35,9 @@ from rayotel.lake.merge.series import (
     series_columns,
     spellings,
 )
-from rayotel.lake.parts import MERGED, ROW_GROUP_ROWS, part_writer
+from rayotel.lake.parts import part_writer
+from rayotel.lake.recipe import ROW_GROUP_ROWS
+from rayotel.lake.signal import METRICS
 
 # a run ends with whichever comes first: rows, bytes of its points, bytes of its series
 RUN_ROWS = 262_144
@@ -109,7 +111,7 @@ def merge(inputs: Sequence[Path], output: Path, stream: str, spill: Path) -> int
     target = pa.schema([(name, _target_type(name)) for name in columns])
     held = {spelled.get(name.lower(), name) for name in held}
     total = 0
-    with part_writer(output, target, stream, MERGED.holding(held)) as writer:
+    with part_writer(output, target, stream, METRICS, METRICS.merged.holding(held)) as writer:
         for block in _blocks(runs):
             table = _ordered(runs, block, spelled, target)
             groups = max(1, len(table) // ROW_GROUP_ROWS)

@@ -14,12 +14,14 @@ import pyarrow as pa
 
 from rayotel.lake import schema
 from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.rows.tables import Tables
+from rayotel.lake.signal import EVENTS
 from rayotel.model import NANOSECONDS_PER_HOUR, Arrival, Event, EventBatch
 
 _OF_ARRIVAL = ("p_timestamp", "p_src_ip", "p_user_agent", schema.OVERFLOW)
-_OF_EVENT = tuple(name for name in schema.EVENT_TYPES if name not in _OF_ARRIVAL)
+_OF_EVENT = tuple(name for name in EVENTS.types if name not in _OF_ARRIVAL)
 # almost every row has another: a dictionary of them would be a second copy
-_DISTINCT = frozenset({"event_id", "event", "problem"})
+_DISTINCT = frozenset(EVENTS.merged.long)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +33,12 @@ class _Origin:
     overflow: dict[str, str]
 
 
-def tables_by_hour(
-    batches: Sequence[EventBatch], labels: LabelColumns, is_known: Callable[[str], bool]
-) -> tuple[dict[int, pa.Table], list[str], int]:
-    """Tables of all events of `batches`, which are of one stream, by hour since 1970.
+def tables(
+    batches: Sequence[EventBatch], labels: LabelColumns, is_stored: Callable[[str], bool]
+) -> Tables:
+    """All events of `batches`, which are of one stream. Deterministic.
 
-    Left out are events that `is_known` knows by their id, and all but the first of those that share
-    one. Also returns the ids of what is in the tables, in order of arrival, and how many were left
-    out. Deterministic.
+    Left out are events whose id `is_stored`, and all but the first of those that share one.
     """
     kept: dict[str, tuple[Event, _Origin]] = {}
     total = 0
@@ -46,20 +46,20 @@ def tables_by_hour(
         origin = _origin(batch.arrival, labels)
         total += len(batch.events)
         for event in batch.events:
-            if event.event_id not in kept and not is_known(event.event_id):
+            if event.event_id not in kept and not is_stored(event.event_id):
                 kept[event.event_id] = (event, origin)
     by_hour: dict[int, list[tuple[Event, _Origin]]] = {}
     for row in kept.values():
         by_hour.setdefault(row[0].time_unix_nano // NANOSECONDS_PER_HOUR, []).append(row)
-    tables = {hour: _table(rows) for hour, rows in by_hour.items()}
-    return tables, list(kept), total - len(kept)
+    made = {hour: _table(rows) for hour, rows in by_hour.items()}
+    return Tables(made, list(kept), total - len(kept))
 
 
 def _origin(arrival: Arrival, labels: LabelColumns) -> _Origin:
     columns: dict[str, str] = {}
     overflow: dict[str, str] = {}
     for name, value in arrival.header_columns:
-        column = schema.header_column(name, schema.EVENTS)
+        column = EVENTS.header_column(name)
         has_place = column not in columns and labels.admit(column)
         (columns if has_place else overflow).setdefault(column, value)
     return _Origin(arrival, columns, overflow)
@@ -79,10 +79,10 @@ def _table(rows: list[tuple[Event, _Origin]]) -> pa.Table:
     }
     for name in _OF_EVENT:
         values = [getattr(event, name) for event in events]
-        kind = schema.EVENT_TYPES[name]
+        kind = EVENTS.types[name]
         is_text = pa.types.is_string(kind)
         columns[name] = _text(name, values) if is_text else pa.array(values, kind)
-    found = {name: columns[name] for name in schema.EVENT_TYPES}
+    found = {name: columns[name] for name in EVENTS.types}
     for label in sorted({label for one in origins for label in one.labels}):
         found[label] = _text(label, [one.labels.get(label) for one in origins])
     return pa.table(found)

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from rayotel.lake import schema
 from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.rows.tables import Tables
 from rayotel.model import NANOSECONDS_PER_HOUR, Arrival, Lists, MetricBatch, Points, Series
 
 if TYPE_CHECKING:
@@ -44,6 +45,14 @@ class _Rows:
     request: Indexes
     series: Indexes
     time: Ints
+
+
+def tables(
+    batches: Sequence[MetricBatch], labels: LabelColumns, is_stored: Callable[[str], bool]
+) -> Tables:
+    """All points of `batches`, which are of one stream. None has an id by which it is known."""
+    del is_stored
+    return Tables(tables_by_hour(batches, labels))
 
 
 def tables_by_hour(batches: Sequence[MetricBatch], labels: LabelColumns) -> dict[int, pa.Table]:

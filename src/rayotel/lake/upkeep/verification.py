@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rayotel.errors import StorageMissing
-from rayotel.lake import catalog, layout, schema
+from rayotel.lake import catalog, layout
 from rayotel.lake.layout import Part
+from rayotel.lake.parts import STREAM_MARK, signal_in
 from rayotel.lake.storage.interface import Storage
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
 
@@ -71,7 +72,7 @@ def _read(storage: Storage, part: Part, done: Verified) -> str | None:
             return None  # removed since it was listed
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                words = _schema_fault(file.schema_arrow) or _rows_fault(file, part, done)
+                words = _schema_fault(file) or _rows_fault(file, part, done)
         except (pa.ArrowException, OSError, ValueError) as error:
             return f"cannot be read: {str(error).splitlines()[0][:200]}"
     done.parts += 1
@@ -79,8 +80,9 @@ def _read(storage: Storage, part: Part, done: Verified) -> str | None:
     return words
 
 
-def _schema_fault(found: pa.Schema) -> str | None:
-    for column in schema.COLUMNS[schema.signal_of(found.names)]:
+def _schema_fault(file: pq.ParquetFile) -> str | None:
+    found = file.schema_arrow
+    for column in signal_in(file.metadata.metadata, found.names).columns:
         if column.name not in found.names:
             return f"has no column '{column.name}'"
         kind = found.field(column.name).type
@@ -94,7 +96,7 @@ def _schema_fault(found: pa.Schema) -> str | None:
 
 def _rows_fault(file: pq.ParquetFile, part: Part, done: Verified) -> str | None:
     marks = file.metadata.metadata or {}
-    stream = marks.get(b"rayotel.stream", part.name.stream.encode())
+    stream = marks.get(STREAM_MARK, part.name.stream.encode())
     if stream.decode("utf-8", "replace") != part.name.stream:
         return f"is of stream '{stream.decode('utf-8', 'replace')[:100]}'"
     rows = 0

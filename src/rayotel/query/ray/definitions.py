@@ -23,11 +23,10 @@ from pathlib import Path
 
 from rayotel.errors import UsageError
 from rayotel.lake.layout import is_stream_name
-from rayotel.lake.schema import EVENTS, METRICS
+from rayotel.lake.signal import EVENTS, METRICS, Signal
 from rayotel.model import NANOSECONDS_PER_SECOND, TimeRange
 
-METRICS_STREAM = "raymetrics"
-EVENTS_STREAM = "rayevents"
+METRICS_STREAM, EVENTS_STREAM = METRICS.default_stream, EVENTS.default_stream
 LOOKBACK_SECONDS = 120
 PAST = " past"
 _HEADER = re.compile(r"-- (about|note|parameter|column|example): (.*)")
@@ -56,7 +55,7 @@ class Streams:
         """Each of them by the name that definitions and questions have for it."""
         return {METRICS_STREAM: self.metrics, EVENTS_STREAM: self.events}
 
-    def signal(self, stream: str) -> str:
+    def signal(self, stream: str) -> Signal:
         """What one of these streams holds."""
         return EVENTS if stream == self.events else METRICS
 

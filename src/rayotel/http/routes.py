@@ -1,0 +1,126 @@
+"""Every address of the server, once: who may use it, how it is counted, and what it is for.
+
+Authentication, counting, OpenAPI and the documents read this list. A new address is a line here and
+a handler where its room is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from rayotel.lake.signal import SIGNALS, Signal
+
+TOKEN = "{token}"  # noqa: S105 - a place in a path, not a secret
+
+
+class Access(Enum):
+    """Who may use an address, where the settings ask for credentials."""
+
+    OPEN = "nobody is asked for credentials"
+    READ = "credentials; the request changes nothing"
+    WRITE = "credentials"
+    SECRET = "the secret in the path stands in for credentials"  # noqa: S105
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One address. A path that ends with `{token}` stands for all that differ there.
+
+    `signal`: what is posted there, if anything is.
+    """
+
+    method: str
+    path: str
+    access: Access
+    summary: str
+    signal: Signal | None = None
+
+    @property
+    def label(self) -> str:
+        """The route in the server's own metrics: never a secret."""
+        return self.path
+
+
+class Found(NamedTuple):
+    """The route of a request, and what its path has in the place of `{token}`."""
+
+    route: Route
+    token: str = ""
+
+
+def _of_signal(signal: Signal) -> tuple[Route, ...]:
+    if signal.is_otlp:
+        summary = f"OTLP {signal.name}: an Export{signal.name.capitalize()}ServiceRequest"
+        return (Route("POST", signal.path, Access.WRITE, summary, signal),)
+    summary = f"Ray's own {signal.name}: a JSON array, of any Content-Type"
+    return (
+        Route("POST", signal.path, Access.WRITE, summary, signal),
+        Route(
+            "POST",
+            f"{signal.path}/{TOKEN}",
+            Access.SECRET,
+            f"{summary}; 404 for a wrong {signal.name}_token",
+            signal,
+        ),
+    )
+
+
+LIVENESS = Route("GET", "/api/v1/liveness", Access.OPEN, "200 while the process runs")
+READINESS = Route(
+    "GET", "/api/v1/readiness", Access.OPEN, "200 while the server takes requests, else 503"
+)
+ABOUT = Route("GET", "/api/v1/about", Access.READ, "Version, receiver id and storage")
+OPENAPI = Route("GET", "/api/v1/openapi.json", Access.READ, "This list for programs")
+METRICS = Route("GET", "/metrics", Access.READ, "The server's own metrics, for Prometheus")
+
+ROUTES: tuple[Route, ...] = (
+    *(route for signal in SIGNALS for route in _of_signal(signal)),
+    LIVENESS,
+    READINESS,
+    ABOUT,
+    OPENAPI,
+    METRICS,
+)
+
+
+def _by_path(routes: tuple[Route, ...]) -> dict[str, dict[str, Route]]:
+    found: dict[str, dict[str, Route]] = {}
+    for route in routes:
+        found.setdefault(route.path, {})[route.method] = route
+    return found
+
+
+_EXACT: Mapping[str, Mapping[str, Route]] = _by_path(
+    tuple(route for route in ROUTES if TOKEN not in route.path)
+)
+_BEFORE_TOKEN: Mapping[str, Mapping[str, Route]] = {
+    path.removesuffix(TOKEN): methods
+    for path, methods in _by_path(tuple(r for r in ROUTES if TOKEN in r.path)).items()
+}
+
+
+def find(method: str, path: str) -> Found | None:
+    """The route of a request; None where there is none."""
+    exact = _EXACT.get(path)
+    if exact is not None:
+        route = exact.get(method)
+        return None if route is None else Found(route)
+    for start, methods in _BEFORE_TOKEN.items():
+        token = path[len(start) :]
+        if path.startswith(start) and token and method in methods:
+            return Found(methods[method], token)
+    return None
+
+
+def methods_of(path: str) -> tuple[str, ...]:
+    """The methods that an address takes; none where there is no such address."""
+    exact = _EXACT.get(path)
+    if exact is not None:
+        return tuple(sorted(exact))
+    for start, methods in _BEFORE_TOKEN.items():
+        if path.startswith(start) and path != start:
+            return tuple(sorted(methods))
+    return ()

@@ -1,0 +1,21 @@
+"""What the rows of a commit are handed over as."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Tables of one stream by hour since 1970.
+
+    `ids`: of the rows that are known by an id, in order of arrival; `left_out`: how many rows were
+    there before.
+    """
+
+    by_hour: Mapping[int, pa.Table]
+    ids: Sequence[str] = ()
+    left_out: int = 0

@@ -1,0 +1,86 @@
+"""Small lakes made without a server: parts as the committer writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rayotel.ingest.decode.decoder import Decoder
+from rayotel.lake import parts
+from rayotel.lake.layout import PartName
+from rayotel.lake.rows import by_signal
+from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.signal import EVENTS, METRICS, Signal
+from rayotel.lake.storage.interface import Storage
+from rayotel.model import JSON, NANOSECONDS_PER_HOUR, PROTOBUF, Arrival, Batch, Record
+from support.harness import gauge_request
+
+RECEIVER = "0123456789ab"
+OTHER = "ba9876543210"
+HOUR = 490_000
+START = HOUR * NANOSECONDS_PER_HOUR
+T0 = 1_795_186_800 * 10**9  # 2026-11-20 15:00 UTC
+AFTER = T0 + 10 * NANOSECONDS_PER_HOUR
+RECEIVED = 1_796_000_000 * 10**9
+DECODER = Decoder(max_inflated_body_bytes=1 << 26, max_series_cached_bytes=1 << 22)
+
+
+def put(storage: Storage, signal: Signal, batches: Sequence[Batch], span: PartName) -> list[str]:
+    """Store batches as parts of the hours that they touch; `span` names all else. The keys."""
+    made = by_signal.tables(signal, batches, LabelColumns(512), lambda _: False)
+    keys = []
+    for hour, table in made.by_hour.items():
+        name = replace(span, hour=hour)
+        storage.put(name.key, parts.to_parquet(table, span.stream, signal))
+        keys.append(name.key)
+    return keys
+
+
+def commit(
+    storage: Storage,
+    number: int,
+    *bodies: bytes,
+    receiver: str = RECEIVER,
+    stream: str = "s",
+    received: int = RECEIVED,
+) -> list[str]:
+    """Commit bodies as one segment; the keys of its parts."""
+    arrival = Arrival("metrics", stream, PROTOBUF, "identity", received + number, "", "")
+    batches = [DECODER.decode(Record(arrival, body)) for body in bodies]
+    span = PartName(stream, 0, receiver, number, number, 0)
+    return put(storage, METRICS, batches, span)
+
+
+def commit_events(
+    storage: Storage,
+    number: int,
+    *bodies: bytes,
+    stream: str = "e",
+    received: int = RECEIVED,
+    columns: tuple[tuple[str, str], ...] = (),
+) -> list[str]:
+    """Commit bodies of events as one segment that knows no other; the keys of its parts."""
+    arrival = Arrival("events", stream, JSON, "identity", received + number, "", "", columns)
+    batches = [DECODER.decode(Record(arrival, body)) for body in bodies]
+    return put(storage, EVENTS, batches, PartName(stream, 0, RECEIVER, number, number, 0))
+
+
+def names(storage: Storage) -> list[str]:
+    """The names of all objects, without their directories."""
+    return sorted(item.key.rpartition("/")[2] for item in storage.objects(""))
+
+
+def write(
+    storage: Storage, *requests: bytes, stream: str = "raymetrics", first: int = 1,
+    last: int | None = None, level: int = 0,
+) -> list[str]:  # fmt: skip
+    """Store requests as parts, as a server would; their keys."""
+    arrival = Arrival("metrics", stream, PROTOBUF, "identity", AFTER, "127.0.0.1", "test")
+    batches = [DECODER.decode(Record(arrival, body)) for body in requests]
+    span = PartName(stream, 0, "0" * 12, first, last or first, level)
+    return put(storage, METRICS, batches, span)
+
+
+def gauge(*values: float, at: int = T0, name: str = "m", **labels: str) -> bytes:
+    """A request of a gauge; a point per value, a nanosecond apart."""
+    return gauge_request(*values, name=name, time_unix_nano=at, **labels)
