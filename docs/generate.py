@@ -10,6 +10,7 @@ import csv
 import functools
 import re
 import textwrap
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,12 +83,19 @@ def queries() -> str:
 
 
 def answer(name: str, columns: tuple[str, ...]) -> str:
-    """Some columns of the kept answer of a shipped question on the recorded cluster."""
-    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    """Some columns of the kept answer of a shipped question, by the names that it has today."""
+    lines = [f"| {' | '.join(_today(name, columns))} |", "| --- " * len(columns) + "|"]
     with (ANSWERS / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             lines.append(f"| {' | '.join(_cell(row[column]) for column in columns)} |")
     return "\n".join(lines) + "\n"
+
+
+def _today(name: str, columns: tuple[str, ...]) -> list[str]:
+    """The names of columns whose kept answer has older ones."""
+    renamed = ANSWERS.parent / "renamed.toml"
+    names = tomllib.loads(renamed.read_text("utf-8")) if renamed.is_file() else {}
+    return [names.get(name, {}).get(column, column) for column in columns]
 
 
 def _cell(text: str) -> str:
