@@ -116,7 +116,8 @@ def metrics() -> str:
     for name, meaning in re.findall(r"# HELP (\S+) (.*)", text):
         (kind,) = re.findall(rf"# TYPE {name} (\w+)", text)
         if not name.endswith("_created"):
-            lines.append(f"| `{name}` | {kind} | {meaning} |")
+            escaped = meaning.replace("<", "&lt;")
+            lines.append(f"| `{name}` | {kind} | {escaped} |")
     return "\n".join(lines) + "\n"
 
 
