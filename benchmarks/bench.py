@@ -23,6 +23,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import load
+import scrapes
 from rayotel import replay
 from rayotel.ingest.decode.decoder import Decoder
 from rayotel.lake import parts
@@ -39,6 +40,7 @@ from support.harness import LIMITS, RECORDING, Server
 ROUNDS = 5
 CHURN_REQUESTS, CHURN_SERIES = 500, 2000
 LOAD_ROUNDS = 6
+SCRAPE_RUNS = 3
 NODES, NODE_POINTS, NODE_SCRAPES = 1000, 200, 2
 NODES_POINTS_PER_SECOND = 20_000
 OLDEST = "rayotel_oldest_uncommitted_timestamp_seconds"
@@ -269,7 +271,8 @@ def main() -> None:
     table, batches = decode(records(recording))
     table += churn() + write(batches)
     path, storage = sustained(recording)
-    table += path + a_thousand_nodes(recording) + questions(storage)
+    table += path + scrapes.rows([scrapes.measure(recording) for _ in range(SCRAPE_RUNS)])
+    table += a_thousand_nodes(recording) + questions(storage)
     print(
         f"{os.cpu_count()} cores, Python {platform.python_version()}, pyarrow {pa.__version__},"
         f" DuckDB {duckdb.__version__}; recorded cluster: {len(recording.requests)} requests\n"

@@ -43,8 +43,8 @@ from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.lake.upkeep.compactor import Compactor, Schedule
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
+from rayotel.query.lake import Lake
 from rayotel.query.ray import questions as shipped
-from rayotel.query.session import ask
 from support.fault_proxy import Fault, FaultProxy, Kind
 from support.harness import (
     LIMITS,
@@ -173,7 +173,7 @@ def warm(storage: Storage, question: Question, range_: TimeRange, cache: Cache) 
     seconds = []
     for _ in range(RUNS + 1):
         started = time.perf_counter()
-        with ask(storage, range_, LIMITS, question.sql, cache=cache) as result:
+        with Lake(storage, LIMITS, cache=cache).ask(question.sql, range_) as result:
             for _ in result.batches():
                 pass
         seconds.append(time.perf_counter() - started)

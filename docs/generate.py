@@ -123,10 +123,9 @@ def metrics() -> str:
 
 def routes() -> str:
     """A table of all addresses."""
-    lines = ["| request | access | what it is |", "| --- | --- | --- |"]
+    lines = ["| request | access | answer |", "| --- | --- | --- |"]
     for route in ROUTES:
-        access = route.access.name.lower()
-        lines.append(f"| `{route.method} {route.path}` | {access} | {route.summary} |")
+        lines.append(f"| `{route.method} {route.path}` | {route.access.value} | {route.summary} |")
     return "\n".join(lines) + "\n"
 
 

@@ -50,7 +50,7 @@ def test_every_variable_without_a_default_is_in_the_example() -> None:
 
 def test_settings_of_rayotel_in_the_stack_exist() -> None:
     """The stack sets nothing that rayotel does not know."""
-    known = {f"RAYOTEL_{name.upper()}" for name, _, _ in config.descriptions()}
+    known = {f"RAYOTEL_{row.name.upper()}" for row in config.descriptions()}
     for name in ("rayotel", "answers"):
         given = {key for key in SERVICES[name]["environment"] if key.startswith("RAYOTEL_")}
         assert given <= known

@@ -23,10 +23,10 @@ import httpx
 from rayotel import replay
 from rayotel.errors import RayotelError
 from rayotel.lake.storage.opening import open_storage
-from rayotel.model import TimeRange
+from rayotel.query.lake import Lake
 from rayotel.query.output.table import write_table
 from rayotel.query.ray import questions
-from rayotel.query.session import Limits, ask
+from rayotel.query.session import Limits
 from rayotel.replay import Recording
 
 START_TIMEOUT_SECONDS = 30.0
@@ -132,12 +132,12 @@ def _post(recording: Recording, url: str, shift: int, progress: Callable[[int], 
 
 
 def _answers(lake: Path) -> Iterator[str]:
-    storage = open_storage(str(lake))
+    whole = Lake(open_storage(str(lake)), LIMITS)
     for name, around, words in _ACTS:
         question = questions.find(name)
         sql = around.format(sql=question.sql)
         text = io.StringIO()
-        with ask(storage, TimeRange(), LIMITS, sql, question.bind({})) as result:
+        with whole.ask(sql, None, question.bind({})) as result:
             write_table(result.schema, result.batches(), text)
         lines = (line.rstrip() for line in text.getvalue().strip("\n").splitlines())
         yield "\n".join(["", f"{name}: {question.question}", "", *lines, "", words])

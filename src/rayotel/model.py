@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 DEFAULT_METRICS_STREAM, DEFAULT_EVENTS_STREAM = "raymetrics", "rayevents"
+MAX_STREAM_NAME_CHARACTERS = 100
+_STREAM = re.compile(rf"[A-Za-z0-9-][A-Za-z0-9_-]{{0,{MAX_STREAM_NAME_CHARACTERS - 1}}}")
 NANOSECONDS_PER_SECOND = 1_000_000_000
 NANOSECONDS_PER_HOUR = 3600 * NANOSECONDS_PER_SECOND
 # beside their content: an array's own objects, a request's arrival and other objects
@@ -26,11 +29,16 @@ BATCH_BYTES = 1500
 EVENT_BYTES = 300
 
 
+def is_stream_name(name: str) -> bool:
+    """Letters, digits, `_` and `-`, 1 to 100 of them."""
+    return _STREAM.fullmatch(name) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """How and when a request came: all that decoding needs beside the body.
 
-    It is written to the log with the body, so that decoding again gives the same rows.
+    It is written to the WAL with the body, so that decoding again gives the same rows.
     `header_columns` are (column, value) of the `X-P-*` headers, in order of the column's name.
     `signal`: metrics or events.
     """
@@ -112,6 +120,43 @@ class Drop(NamedTuple):
 
     setting: str
     pattern: str
+
+    @property
+    def metrics_and_labels(self) -> tuple[str, str]:
+        """The two patterns of one of `drop_labels`, `METRICS:LABELS` or `LABELS` of all metrics."""
+        metrics, colon, labels = self.pattern.rpartition(":")
+        return (metrics if colon else "*"), labels
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How long a stream is kept: for `days`, up to `size_bytes`; None: no limit of that kind."""
+
+    days: float | None = None
+    size_bytes: int | None = None
+
+    def __str__(self) -> str:
+        """As a setting writes it, or `for ever`."""
+        days = "" if self.days is None else f"{self.days:g}d"
+        size = "" if self.size_bytes is None else f"{self.size_bytes / 10**9:g}GB"
+        return " ".join(filter(None, (days, size))) or "for ever"
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """The retention policy of each stream."""
+
+    default: Policy = Policy()
+    by_stream: Mapping[str, Policy] = field(default_factory=dict)
+
+    def of(self, stream: str) -> Policy:
+        """The stream's own policy, or the default."""
+        return self.by_stream.get(stream, self.default)
+
+    @property
+    def keep_everything(self) -> bool:
+        """Whether no policy lets anything go."""
+        return all(policy == Policy() for policy in (self.default, *self.by_stream.values()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,6 @@ import signal as signals
 import socket
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import uvicorn
 
@@ -20,7 +19,7 @@ from rayotel.errors import RayotelError, UsageError
 from rayotel.http.front import Front
 from rayotel.ingest.committer import Committer
 from rayotel.ingest.decode.decoder import Decoder
-from rayotel.ingest.decode.limits.drops import parse_drops
+from rayotel.ingest.decode.limits.drops import Drops
 from rayotel.ingest.receive.admission import Admission
 from rayotel.ingest.receive.receiver import Receiver
 from rayotel.ingest.wal.journal import Journal
@@ -31,7 +30,7 @@ from rayotel.lake.signal import SIGNALS
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.lake.upkeep.compactor import Compactor, CompactorThread, Schedule, Tidied
-from rayotel.lake.upkeep.retention import parse_policies
+from rayotel.logs import log_event
 from rayotel.telemetry import Telemetry
 from rayotel.web.app import new_app
 from rayotel.web.status import About, status_router
@@ -42,7 +41,7 @@ SWITCH_SECONDS = 0.001
 # many more objects than Python waits for: a request makes a few hundred that reference each other
 GC_THRESHOLDS = (10_000, 20, 20)
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Service:
@@ -52,7 +51,7 @@ class Service:
         self._settings = settings
         self._ready = False
         self.open_connections: Callable[[], int] = int  # until a server tells
-        drops = parse_drops(settings.drop_metrics, settings.drop_labels)
+        drops = Drops(settings.drop_metrics, settings.drop_labels)
         self.telemetry = Telemetry()
         for drop in drops.all:
             self.telemetry.dropped(drop, 0)
@@ -62,7 +61,7 @@ class Service:
             s3_region=settings.s3_region,
         )
         self.journal = Journal(
-            Path(settings.data_dir),
+            settings.data_dir,
             self.telemetry,
             segment_bytes=settings.wal_segment_bytes,
             limit_bytes=settings.wal_limit_bytes,
@@ -98,11 +97,11 @@ class Service:
         self._compactor = CompactorThread(
             Compactor(
                 self.storage,
-                Path(settings.data_dir) / "compaction",
+                settings.data_dir / "compaction",
                 Schedule(
                     settings.compaction_after_seconds,
                     settings.compaction_grace_seconds,
-                    parse_policies(settings.retention, settings.retention_by_stream),
+                    settings.policies,
                 ),
                 apart=True,
             ),
@@ -133,9 +132,11 @@ class Service:
         done = self.committer.stop(self._settings.shutdown_timeout_seconds)
         self._compactor.stop()
         if not done:
-            log.error(
-                "%d bytes wait in the log and are committed at the next start",
-                self.journal.size_bytes,
+            log_event(
+                logger,
+                logging.ERROR,
+                "points wait in the WAL and are committed at the next start",
+                waiting_bytes=self.journal.waiting_bytes,
             )
         self.signals.close()
         self.journal.close()
@@ -183,28 +184,52 @@ class Service:
         )
 
 
-def serve(settings: Settings, announce: Callable[[str], None]) -> int:
+def serve(settings: Settings) -> int:
     """Run a server until SIGTERM or SIGINT; the process's exit status.
 
-    0: every acknowledged point is in a part. 1: some wait in the log for the next start.
+    0: every acknowledged point is in a part. 1: some wait in the WAL for the next start.
     """
-    listener = _listen(settings)
-    service = Service(settings)
+    address = _address(settings)
+    service = Service(settings)  # a setting that cannot be used is an error before the port is
+    listener = _listen(settings, address)
     try:
         service.open()
     except RayotelError:
         listener.close()
         raise
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    announce(f"rayotel {__version__} listens on http://{shown}:{port}")
-    announce(f"lake: {service.storage.url}  log: {service.journal.directory}")
+    _tell_start(settings, service, listener)
     try:
         _run(service, listener)
     finally:
-        announce("stopping: committing what the log holds")
+        waiting_bytes = service.journal.waiting_bytes
+        log_event(
+            logger,
+            logging.INFO,
+            "rayotel stops: what waits in the WAL is committed",
+            waiting_bytes=waiting_bytes,
+        )
         done = service.close()
+        log_event(logger, logging.INFO, "rayotel has stopped", everything_is_stored=done)
     return 0 if done else 1
+
+
+def _tell_start(settings: Settings, service: Service, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    log_event(
+        logger,
+        logging.INFO,
+        "rayotel has started",
+        version=__version__,
+        url=f"http://{f'[{host}]' if ':' in host else host}:{port}",
+        receiver=service.journal.receiver,
+        storage=service.storage.url,
+        s3_endpoint=settings.s3_endpoint or None,
+        data_dir=str(settings.data_dir.absolute()),
+        credentials=settings.has_credentials,
+        commit_interval_seconds=settings.commit_interval_seconds,
+        wal_limit_bytes=settings.wal_limit_bytes,
+        retention=str(settings.retention),
+    )
 
 
 def _run(service: Service, listener: socket.socket) -> None:
@@ -235,15 +260,24 @@ def _run(service: Service, listener: socket.socket) -> None:
         runner.run(server.serve(sockets=[listener]))
 
 
-def _listen(settings: Settings) -> socket.socket:
+_Address = tuple[socket.AddressFamily, socket.SocketKind, int, tuple[object, ...]]
+
+
+def _address(settings: Settings) -> _Address:
+    """Where to listen. Raises UsageError where that is nowhere, or open to the world."""
     try:
         found = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError):
         raise UsageError("setting 'host' is not an address of this machine") from None
-    family, kind, protocol, _, address = found[0]
     _refuse_open_door(settings, [str(one[4][0]) for one in found])
+    family, kind, protocol, _, address = found[0]
+    return family, kind, protocol, address
+
+
+def _listen(settings: Settings, at: _Address) -> socket.socket:
+    family, kind, protocol, address = at
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

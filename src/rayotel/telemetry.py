@@ -63,14 +63,16 @@ class Telemetry:
         """Rows of each signal in requests; streams beyond the bound are counted together."""
         self._accepted = {
             signal.name: Counter(
-                f"rayotel_{signal.rows}_accepted", f"{signal.rows_named} acknowledged, by stream.",
+                f"rayotel_{signal.rows}_accepted",
+                f"{signal.rows.capitalize()} acknowledged, by stream.",
                 ["stream"], registry=registry,
             )
             for signal in SIGNALS
         }  # fmt: skip
         self._rejected = {
             signal.name: Counter(
-                f"rayotel_{signal.rows}_rejected", f"{signal.rows_named} rejected, by reason.",
+                f"rayotel_{signal.rows}_rejected",
+                f"{signal.rows.capitalize()} rejected, by reason.",
                 ["reason"], registry=registry,
             )
             for signal in SIGNALS
@@ -79,7 +81,7 @@ class Telemetry:
         self._unreadable = {
             signal.name: Counter(
                 f"rayotel_{signal.rows}_unreadable",
-                f"Unreadable {signal.what}, stored as they came, by reason.",
+                f"Unreadable {signal.rows}, stored as they came, by reason.",
                 ["reason"], registry=registry,
             )
             for signal in SIGNALS

@@ -20,7 +20,7 @@ from rayotel.lake.storage.opening import open_storage
 from rayotel.lake.storage.s3 import S3Storage
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
 from rayotel.query import streams
-from rayotel.query.session import ask
+from rayotel.query.lake import Lake
 from support.harness import LIMITS, S3_KEY_ID, S3_SECRET, gauge_request, make_bucket, rayotel
 from support.lakes import START, commit
 
@@ -67,7 +67,7 @@ def cache(tmp_path: Path) -> Cache:
 
 def answer(storage: Storage, cache: Cache | None, range_: TimeRange | None = None) -> Any:
     """(count, sum) of the stream."""
-    with ask(storage, range_ or TimeRange(), LIMITS, SQL, cache=cache) as result:
+    with Lake(storage, LIMITS, cache=cache).ask(SQL, range_) as result:
         row = result.rows()[0]
     return row["n"], row["total"]
 
@@ -100,7 +100,7 @@ def test_sql_that_names_no_stream_fetches_no_part(s3: tuple[str, Path], cache: C
     # a name that is put together is found all the same
     together = "SELECT count(*)::INT AS name FROM query_table('qua' || 'rk')"
     for sql, found in (("SELECT 1 AS name", 1), ("SHOW TABLES", "quark"), (together, 1)):
-        with ask(bucket, TimeRange(), LIMITS, sql, cache=cache) as result:
+        with Lake(bucket, LIMITS, cache=cache).ask(sql) as result:
             assert result.rows() == [{"name": found}]
     assert bucket.whole == []
     bucket.close()
@@ -109,7 +109,7 @@ def test_sql_that_names_no_stream_fetches_no_part(s3: tuple[str, Path], cache: C
 def test_streams_are_told_from_footers_alone(bucket: CountingS3, cache: Cache) -> None:
     """Rows, times and sizes need no part opened, nor does a range that holds parts whole."""
     for range_, rows in ((TimeRange(), 4), (hours(1, 3), 2)):
-        (found,) = streams.streams(bucket, range_, LIMITS, cache=cache)
+        (found,) = streams.streams(Lake(bucket, LIMITS, cache=cache), range_)
         assert (found.stream, found.rows, found.files) == ("s", rows, rows)
     assert bucket.whole == []
     assert len(bucket.ranges) == 4
@@ -123,7 +123,7 @@ def test_a_part_that_reaches_beyond_the_range_is_counted_row_by_row(
     commit(bucket, 9, gauge_request(1, 2, 3, time_unix_nano=moment))
     range_ = TimeRange(START, moment + 2)
     for kept in (cache, None):
-        (found,) = streams.streams(bucket, range_, LIMITS, cache=kept)
+        (found,) = streams.streams(Lake(bucket, LIMITS, cache=kept), range_)
         # questions compare in whole microseconds
         assert found.rows in (1, 3, 4)
         assert answer(bucket, kept, range_)[0] == found.rows
@@ -153,11 +153,11 @@ def test_a_part_that_was_written_anew_is_read_anew(tmp_path: Path, cache: Cache)
     """A repair keeps the key: what is kept belongs to the object with its size and time."""
     storage = open_storage(str(tmp_path / "lake"))
     (key,) = commit(storage, 1, gauge_request(1, time_unix_nano=START))
-    (found,) = streams.streams(storage, TimeRange(), LIMITS, cache=cache)
+    (found,) = streams.streams(Lake(storage, LIMITS, cache=cache), TimeRange())
     assert found.rows == 1
     commit(storage, 1, gauge_request(1, 2, time_unix_nano=START))
     os.utime(tmp_path / "lake" / key, (1e9, 1e9))
-    (found,) = streams.streams(storage, TimeRange(), LIMITS, cache=cache)
+    (found,) = streams.streams(Lake(storage, LIMITS, cache=cache), TimeRange())
     assert found.rows == 2
 
 
@@ -243,7 +243,7 @@ def test_labels_of_later_years_are_null_in_older_parts(bucket: CountingS3, cache
         " GROUP BY ALL ORDER BY n DESC, b"
     )
     for kept in (cache, cache, None):
-        with ask(bucket, TimeRange(), LIMITS, sql, cache=kept) as result:
+        with Lake(bucket, LIMITS, cache=kept).ask(sql) as result:
             assert [tuple(row.values()) for row in result.rows()] == [
                 (None, None, 4), ("yes", "1", 1), (None, "2", 1),
             ]  # fmt: skip

@@ -15,7 +15,7 @@ from rayotel.lake import catalog, layout
 from rayotel.lake.layout import Part, PartName
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
-from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
+from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange, is_stream_name
 
 HOUR_2000, HOUR_2262 = 262_968, 2_562_047  # 2000-01-01T00 and the last whole hour of an int64
 HEX = "0123456789abcdef"
@@ -33,7 +33,7 @@ def part_names(draw: st.DrawFn) -> PartName:
     """Any part that a receiver could write."""
     first, last = sorted((draw(segments), draw(segments)))
     return PartName(
-        stream=draw(stream_names.filter(layout.is_stream_name)),
+        stream=draw(stream_names.filter(is_stream_name)),
         hour=draw(st.integers(HOUR_2000, HOUR_2262)),
         receiver=draw(st.text(HEX, min_size=12, max_size=12)),
         first=first,
@@ -193,7 +193,7 @@ def test_every_segment_counts_once_at_every_moment_of_a_compaction(data: st.Data
 @given(stream_names)
 def test_letters_digits_underscores_and_hyphens_name_a_stream(name: str) -> None:
     """1 to 100 of these characters are a stream's name, unless the first is an underscore."""
-    assert layout.is_stream_name(name) == (not name.startswith("_"))
+    assert is_stream_name(name) == (not name.startswith("_"))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_letters_digits_underscores_and_hyphens_name_a_stream(name: str) -> None
 )
 def test_anything_else_names_no_stream(name: str) -> None:
     """No name can leave the lake, need quoting in a key or look like another."""
-    assert not layout.is_stream_name(name)
+    assert not is_stream_name(name)
 
 
 @pytest.mark.parametrize("text", ["0123456789ab", "f" * 12])

@@ -24,6 +24,7 @@ from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
 from rayotel.query import metrics, views
+from rayotel.query.lake import Lake
 from rayotel.query.ray import metric_facts
 from rayotel.query.ray.metric_facts import COMMON_LABELS, KINDS, Metric
 from rayotel.replay import Recording
@@ -394,7 +395,7 @@ def test_ranges_and_the_day_that_is_the_default(tmp_path: Path) -> None:
 
     def listed(range_: TimeRange) -> dict[str, str]:
         bounded = metrics.bounded(storage, "raymetrics", range_)
-        lake = metrics.Lake(storage, "raymetrics", bounded, LIMITS)
+        lake = metrics.StreamMetrics(Lake(storage, LIMITS), "raymetrics", bounded)
         return {one.metric: one.labels for one in metrics.seen(lake)}
 
     assert listed(TimeRange()) == {"early": "b", "late": "c"}
@@ -406,10 +407,10 @@ def test_a_stream_of_another_name(tmp_path: Path) -> None:
     """--stream looks elsewhere; one that is not there is an error."""
     storage = open_storage(str(tmp_path / "lake"))
     write(storage, gauge_request(1, name="m", time_unix_nano=AT), stream="other")
-    (one,) = metrics.seen(metrics.Lake(storage, "other", TimeRange(), LIMITS))
+    (one,) = metrics.seen(metrics.StreamMetrics(Lake(storage, LIMITS), "other", TimeRange()))
     assert one.metric == "m"
     with pytest.raises(QueryError, match="no stream 'nope'"):
-        metrics.Lake(storage, "nope", TimeRange(), LIMITS)
+        metrics.StreamMetrics(Lake(storage, LIMITS), "nope", TimeRange())
 
 
 def test_the_package_has_the_data() -> None:

@@ -23,7 +23,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from rayotel.lake.cache import Cache
 from rayotel.lake.storage.interface import Storage
 from rayotel.model import TimeRange
-from rayotel.query import session
+from rayotel.query.lake import Lake
 from rayotel.query.session import Limits
 
 ROOT = Path(__file__).parent.parent.parent
@@ -211,7 +211,7 @@ def ask(
     storage: Storage, sql: str, range_: TimeRange | None = None, cache: Cache | None = None
 ) -> list[dict[str, Any]]:
     """The rows of a question to the lake."""
-    with session.ask(storage, range_ or TimeRange(), LIMITS, sql, cache=cache) as result:
+    with Lake(storage, LIMITS, cache=cache).ask(sql, range_) as result:
         return result.rows()
 
 

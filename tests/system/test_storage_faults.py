@@ -171,7 +171,7 @@ def test_wrong_credentials_keep_points_until_they_are_mended(
     env = {**world.settings(WRONG_SECRET), "RAYOTEL_SHUTDOWN_TIMEOUT_SECONDS": "0.1"}
     with Server(tmp_path / "data", env=env) as server:
         send(server, stream, 1, 2)
-        wait_until(lambda: "waits in the log" in server.log())
+        wait_until(lambda: "storage is away" in server.log())
         send(server, stream, 3)
         assert server.stop() == 1
         assert re.search("the S3 server answered (403|SignatureDoesNotMatch)", server.log())

@@ -6,21 +6,25 @@ usage. Each command imports the heavy modules that it needs, so that the others 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
-from rayotel import __version__, config
-from rayotel.cli.options import lake_options, open_lake, output_options, range_options, say, write
+from rayotel import __version__, config, logs
+from rayotel.cli.options import asked_range, lake_options, output_options, range_options, say, write
 from rayotel.cli.options import progress as progress_bar
 from rayotel.cli.upkeep import compact, retention, verify
+from rayotel.config.values import is_http_url
 from rayotel.errors import RayotelError, UsageError
+from rayotel.logs import log_event
+
+logger = logging.getLogger(__name__)
 
 
 def _settings_epilog() -> str:
@@ -28,9 +32,10 @@ def _settings_epilog() -> str:
         "\b",
         "Settings: RAYOTEL_<NAME> in the environment, or NAME in rayotel.toml:",
     ]
-    for name, default, description in config.descriptions():
-        lines.append(f"  {name} (default {default})")
-        lines.append(f"      {description}")
+    for section, members in itertools.groupby(config.descriptions(), lambda one: one.section):
+        lines += ["", "\b", f"{section}:"]
+        for name, default, description, _ in members:
+            lines += [f"  {name} (default {default})", f"      {description}"]
     return "\n".join(lines)
 
 
@@ -67,13 +72,17 @@ def serve(**flags: Any) -> None:
     sends no headers of yours, so ?stream=NAME and ?cluster_id=prod replace them. Ray sends no
     credentials either: with the setting events_token, /v1/events/TOKEN needs none.
     """
+    settings = config.load(flags)
+    logs.set_up(settings.log_level, settings.log_format)
     from rayotel import server
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    sys.exit(server.serve(config.load(flags), say))
+    try:
+        sys.exit(server.serve(settings))
+    except RayotelError as error:
+        if settings.log_format == "text":
+            raise  # to the words that every command has for it
+        log_event(logger, logging.ERROR, error.message, hint=error.hint)
+        sys.exit(error.exit_code)
 
 
 class _SqlCommand(click.Command):
@@ -130,18 +139,14 @@ def query(
     rayotel query --name node-cpu --since 1h
     rayotel query "SELECT count(*) FROM raymetrics" --format json
     """
-    from rayotel.query.ray.definitions import Streams
-    from rayotel.query.session import ask
+    from rayotel.query.lake import lake_of
 
     text, parameters = _question(sql, file, name, _pairs(params))
-    settings = config.load(lake)
-    reads = Streams(settings.metrics_stream, settings.events_stream)
+    asked = lake_of(config.load(lake))
     if name is not None:
-        text = reads.put_into(text)
-    storage, limits, range_, cache = open_lake(settings, since, from_, to)
-    with ask(
-        storage, range_, limits, text, parameters, unlocked=unlocked, cache=cache, reads=reads
-    ) as result:
+        text = asked.reads.put_into(text)
+    range_ = asked_range(since, from_, to)
+    with asked.ask(text, range_, parameters, unlocked=unlocked) as result:
         write(result.schema, result.batches(), format_, output)
 
 
@@ -197,37 +202,37 @@ def streams(
     import pyarrow as pa
 
     from rayotel.query import streams
+    from rayotel.query.lake import lake_of
 
     if schema and name is None:
         raise UsageError("--schema needs the name of a stream")
-    storage, limits, range_, cache = open_lake(config.load(lake), since, from_, to)
+    there = lake_of(config.load(lake))
+    range_ = asked_range(since, from_, to)
     if schema and name is not None:
         names = ("column", "type", "holds")
-        found = streams.columns(storage, name, range_, limits, cache=cache)
+        found = streams.columns(there, name, range_)
         table = pa.table([list(column) for column in zip(*found, strict=True)], names=names)
     else:
         with progress_bar("reading footers", 1) as progress:
-            listed = streams.streams(
-                storage, range_, limits, only=name, cache=cache, progress=progress
-            )
+            listed = streams.streams(there, range_, only=name, progress=progress)
         table = streams.table(listed)
     write(table.schema, table.to_batches(), format_, output)
     if not table.num_rows:
-        say(f"no streams in '{storage.url}' in this time range")
+        say(f"no streams in '{there.storage.url}' in this time range")
 
 
 @cli.command()
 @click.argument("name", required=False)
-@click.option("--stream", default="raymetrics", show_default=True, metavar="STREAM",
-    help="Stream to read.",
-)  # fmt: skip
+@click.option(
+    "--stream", metavar="STREAM", help="Stream to read; default: the setting metrics_stream."
+)
 @click.option("--all", "with_unseen", is_flag=True, help="Also list known metrics without data.")
 @range_options
 @output_options
 @lake_options
 def metrics(
     name: str | None,
-    stream: str,
+    stream: str | None,
     with_unseen: bool,
     since: str | None,
     from_: str | None,
@@ -245,10 +250,12 @@ def metrics(
     Without a time range, rayotel reads the last 24 hours of the stream.
     """
     from rayotel.query import metrics as metering
+    from rayotel.query.lake import lake_of
 
-    storage, limits, asked, cache = open_lake(config.load(lake), since, from_, to)
-    range_ = metering.bounded(storage, stream, asked)
-    there = metering.Lake(storage, stream, range_, limits, cache)
+    whole = lake_of(config.load(lake))
+    stream = stream or whole.reads.metrics
+    range_ = metering.bounded(whole.storage, stream, asked_range(since, from_, to))
+    there = metering.StreamMetrics(whole, stream, range_)
     if name is not None:
         facts = metering.described(there, name)
         table = metering.table(facts, metering.Fact)
@@ -256,7 +263,7 @@ def metrics(
         table = metering.table(metering.seen(there, with_unseen=with_unseen), metering.SeenMetric)
     write(table.schema, table.to_batches(), format_, output)
     if not there.is_there:
-        say(f"no stream '{stream}' in '{storage.url}': this is only what is known of Ray's metrics")
+        say(f"no stream '{stream}' in '{whole.storage.url}'; only known metrics of Ray are listed")
     elif not table.num_rows:
         say(f"no metrics in stream '{stream}' in this time range")
 
@@ -279,7 +286,7 @@ def replay(directory: str, url: str, speed: str, shift_to: str | None) -> None:
     from rayotel import replay as replaying
 
     factor = _speed(speed)
-    if not _is_http_url(url):
+    if not is_http_url(url):
         raise UsageError("--url is not an address", hint="for example http://127.0.0.1:8000")
     recording = replaying.load(Path(directory))
     settings = config.load()
@@ -349,14 +356,6 @@ def _question(
         except UnicodeDecodeError:
             raise UsageError("standard input is not UTF-8 text") from None
     return sql, params
-
-
-def _is_http_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
 
 
 def _speed(text: str) -> float | None:

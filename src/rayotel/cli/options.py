@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from rayotel.config import Settings
-    from rayotel.lake.cache import Cache
     from rayotel.lake.storage.interface import Storage
     from rayotel.model import TimeRange
-    from rayotel.query.session import Limits
 
 FORMATS = ("table", "json", "ndjson", "csv", "markdown", "parquet")
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -72,34 +70,20 @@ def say(words: str) -> None:
     click.echo(words, err=True)
 
 
-def storage_of(settings: Settings, *, longest_wait_seconds: float = float("inf")) -> Storage:
+def asked_range(since: str | None, from_: str | None, to: str | None) -> TimeRange:
+    """The time range of the options."""
+    from rayotel.query.timerange import time_range
+
+    return time_range(since, from_, to, time.time_ns())
+
+
+def storage_of(settings: Settings) -> Storage:
     """The storage that the settings name."""
     from rayotel.lake.storage.opening import open_storage
 
     return open_storage(
-        settings.storage_url,
-        s3_endpoint=settings.s3_endpoint,
-        s3_region=settings.s3_region,
-        longest_wait_seconds=longest_wait_seconds,
+        settings.storage_url, s3_endpoint=settings.s3_endpoint, s3_region=settings.s3_region
     )
-
-
-def open_lake(
-    settings: Settings, since: str | None, from_: str | None, to: str | None
-) -> tuple[Storage, Limits, TimeRange, Cache | None]:
-    """Storage, bounds of a query, the time range that was asked for, and the reader's cache."""
-    from rayotel.lake.cache import Cache
-    from rayotel.query.session import Limits
-    from rayotel.query.timerange import time_range
-
-    storage = storage_of(settings, longest_wait_seconds=settings.query_timeout_seconds)
-    limits = Limits(
-        settings.query_memory_bytes, settings.query_threads, settings.query_timeout_seconds
-    )
-    cache = None
-    if settings.cache_bytes:
-        cache = Cache(settings.cache_directory, settings.cache_bytes)
-    return storage, limits, time_range(since, from_, to, time.time_ns()), cache
 
 
 def write(schema: pa.Schema, batches: Any, format_: str, output: str | None) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import click
 
 from rayotel import config
 from rayotel.cli.options import (
+    asked_range,
     lake_options,
-    open_lake,
     output_options,
     range_options,
     say,
@@ -44,10 +43,9 @@ def compact(name: str | None, adopt: str | None, **lake: Any) -> None:
     storage = storage_of(settings)
     if adopt is not None and not is_receiver_id(adopt):
         raise UsageError(f"'{adopt[:40]}' is not a receiver id", hint="it has 12 hex digits")
-    data_dir = Path(settings.data_dir)
-    receiver = adopt or known_receiver_id(data_dir / "wal")
+    receiver = adopt or known_receiver_id(settings.data_dir / "wal")
     schedule = Schedule(0, settings.compaction_grace_seconds)  # whoever asks means now
-    done = Compactor(storage, data_dir / "compaction", schedule).run(
+    done = Compactor(storage, settings.data_dir / "compaction", schedule).run(
         receiver,
         streams=None if name is None else [name],
         progress=lambda job: say(f"{len(job.inputs)} parts -> {job.output.key}"),
@@ -71,16 +69,15 @@ def retention(dry_run: bool, format_: str, output: str | None, **lake: Any) -> N
     import pyarrow as pa
 
     from rayotel.lake import catalog
-    from rayotel.lake.upkeep.retention import parse_policies
+    from rayotel.lake.upkeep.retention import expired
     from rayotel.model import NANOSECONDS_PER_HOUR
 
     settings = config.load(lake)
     storage = storage_of(settings)
-    policies = parse_policies(settings.retention, settings.retention_by_stream)
     rows: dict[tuple[str, int], list[int]] = {}
     for stream in catalog.streams(storage):
         parts = catalog.all_parts(storage, stream)
-        for part in policies.of(stream).expired(parts, time.time()):
+        for part in expired(settings.policies.of(stream), parts, time.time()):
             row = rows.setdefault((stream, part.name.hour), [0, 0])
             row[0] += 1
             row[1] += part.size_bytes
@@ -96,7 +93,7 @@ def retention(dry_run: bool, format_: str, output: str | None, **lake: Any) -> N
         }
     )
     write(table.schema, table.to_batches(), format_, output)
-    if policies.keep_everything:
+    if settings.policies.keep_everything:
         say("nothing goes: the settings retention and retention_by_stream keep everything")
     else:
         say(f"{len(rows)} hours {'would go' if dry_run else 'removed'}")
@@ -122,7 +119,8 @@ def verify(
     from rayotel.lake import catalog
     from rayotel.lake.upkeep import verification
 
-    storage, _, range_, _ = open_lake(config.load(lake), since, from_, to)
+    storage = storage_of(config.load(lake))
+    range_ = asked_range(since, from_, to)
     streams = catalog.streams(storage)
     if name is not None:
         if name not in streams:

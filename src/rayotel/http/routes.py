@@ -17,19 +17,23 @@ TOKEN = "{token}"  # noqa: S105 - a place in a path, not a secret
 
 
 class Access(Enum):
-    """Who may use an address, where the settings ask for credentials."""
+    """Who may use an address, where the settings ask for credentials.
 
-    OPEN = "nobody is asked for credentials"
-    READ = "credentials; the request changes nothing"
-    WRITE = "credentials"
-    SECRET = "the secret in the path stands in for credentials"  # noqa: S105
+    READ and WRITE need credentials; a request to a READ address changes nothing. In a SECRET one
+    the path holds a secret instead.
+    """
+
+    OPEN = "open"
+    READ = "credentials"
+    WRITE = "credentials, writes"
+    SECRET = "secret in the path"  # noqa: S105
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """One address. A path that ends with `{token}` stands for all that differ there.
 
-    `signal`: what is posted there, if anything is.
+    `summary` is Markdown without links. `signal`: what is posted there, if anything is.
     """
 
     method: str
@@ -53,16 +57,19 @@ class Found(NamedTuple):
 
 def _of_signal(signal: Signal) -> tuple[Route, ...]:
     if signal.is_otlp:
-        summary = f"OTLP {signal.name}: an Export{signal.name.capitalize()}ServiceRequest"
+        summary = (
+            f"Takes OTLP {signal.name} in protobuf or JSON; answers OTLP's response in the same"
+            f" format, whose partial_success counts the rejected {signal.rows}"
+        )
         return (Route("POST", signal.path, Access.WRITE, summary, signal),)
-    summary = f"Ray's own {signal.name}: a JSON array, of any Content-Type"
+    summary = f"Takes a JSON array of Ray's {signal.name}, with any Content-Type; answers {{}}"
     return (
         Route("POST", signal.path, Access.WRITE, summary, signal),
         Route(
             "POST",
             f"{signal.path}/{TOKEN}",
             Access.SECRET,
-            f"{summary}; 404 for a wrong {signal.name}_token",
+            f"The same, if {TOKEN} equals the setting {signal.name}_token; 404 otherwise",
             signal,
         ),
     )
@@ -70,10 +77,10 @@ def _of_signal(signal: Signal) -> tuple[Route, ...]:
 
 LIVENESS = Route("GET", "/api/v1/liveness", Access.OPEN, "200 while the process runs")
 READINESS = Route(
-    "GET", "/api/v1/readiness", Access.OPEN, "200 while the server takes requests, else 503"
+    "GET", "/api/v1/readiness", Access.OPEN, "200 while the server takes requests, 503 otherwise"
 )
 ABOUT = Route("GET", "/api/v1/about", Access.READ, "Version, receiver id and storage")
-OPENAPI = Route("GET", "/api/v1/openapi.json", Access.READ, "This list for programs")
+OPENAPI = Route("GET", "/api/v1/openapi.json", Access.READ, "These routes for programs, as OpenAPI")
 METRICS = Route("GET", "/metrics", Access.READ, "The server's own metrics, for Prometheus")
 
 ROUTES: tuple[Route, ...] = (
@@ -110,7 +117,7 @@ def find(method: str, path: str) -> Found | None:
         return None if route is None else Found(route)
     for start, methods in _BEFORE_TOKEN.items():
         token = path[len(start) :]
-        if path.startswith(start) and token and method in methods:
+        if path.startswith(start) and token and "/" not in token and method in methods:
             return Found(methods[method], token)
     return None
 
@@ -121,6 +128,6 @@ def methods_of(path: str) -> tuple[str, ...]:
     if exact is not None:
         return tuple(sorted(exact))
     for start, methods in _BEFORE_TOKEN.items():
-        if path.startswith(start) and path != start:
+        if path.startswith(start) and path != start and "/" not in path[len(start) :]:
             return tuple(sorted(methods))
     return ()

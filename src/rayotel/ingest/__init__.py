@@ -1,1 +1,1 @@
-"""HTTP receiver, OTLP decoding, write-ahead log, committer."""
+"""HTTP receiver, OTLP decoding, WAL, committer."""

@@ -1,8 +1,8 @@
-"""From sealed log segments to Parquet parts: every few seconds, in order, until it works.
+"""From sealed WAL segments to Parquet parts: every few seconds, in order, until it works.
 
 A segment becomes one part per stream and hour, named by the receiver and the segment's number.
 Doing it again after a crash writes the same names, so nothing is ever stored twice. The segment is
-released only when all of its parts are on storage. While storage fails, segments wait in the log;
+released only when all of its parts are on storage. While storage fails, segments wait in the WAL;
 the pause between tries doubles up to a bound.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from rayotel.errors import LakeError, LogError, StorageError
+from rayotel.errors import LogError, StorageError
 from rayotel.ingest.wal import segments
 from rayotel.ingest.wal.journal import Journal, Segment
 from rayotel.ingest.wal.recent_events import StoredEvents
@@ -29,6 +29,7 @@ from rayotel.lake.rows import by_signal as rows
 from rayotel.lake.rows.label_columns import LabelColumns
 from rayotel.lake.signal import BY_NAME, Signal
 from rayotel.lake.storage.interface import Storage
+from rayotel.logs import Failing, log_event
 from rayotel.model import Batch, Record
 from rayotel.telemetry import Telemetry
 
@@ -36,7 +37,7 @@ FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 MAX_STREAMS_REMEMBERED = 1000
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 Decode = Callable[[Record], Batch]
 
 
@@ -60,10 +61,11 @@ class Backoff:
 
 @dataclass(slots=True)
 class CommittedIds:
-    """Of a segment: the ids stored, by stream, and how many rows were left out."""
+    """Of a segment: the ids stored, by stream, how many rows were left out, and its parts."""
 
     ids: dict[str, Sequence[str]] = field(default_factory=dict)
     repeated: int = 0
+    parts: int = 0
 
 
 class Committer:
@@ -90,6 +92,9 @@ class Committer:
         self._interval_seconds = interval_seconds
         self._max_label_columns = max_label_columns
         self._labels: dict[str, LabelColumns] = {}
+        self._elsewhere = Failing()
+        self._storage_away = Failing()
+        self._stuck = Failing()
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._deadline = float("inf")
@@ -101,7 +106,7 @@ class Committer:
         self._thread.start()
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Commit all that the log holds, for at most so long. Whether everything is on storage."""
+        """Commit all that the WAL holds, for at most so long. Whether everything is on storage."""
         self._deadline = time.monotonic() + timeout_seconds
         self._stopping.set()
         self._wake.set()
@@ -140,21 +145,69 @@ class Committer:
         started = time.monotonic()
         try:
             done = self.commit(segment)
+            if done.parts:
+                self._storage_is_back()
             self._stored.persist(segment.number, done.ids)
             self._journal.release(segment)
             self._stored.add(segment.number, done.ids)
-        except (StorageError, LakeError, LogError) as error:
+        except StorageError as error:
             self._telemetry.commits.labels("failed").inc()
-            log.warning("segment %d waits in the log: %s", segment.number, error.message)
+            self._storage_failed(error)
             return False
-        except Exception:
+        except Exception as error:
             self._telemetry.commits.labels("failed").inc()
-            log.exception("segment %d waits in the log: unexpected error", segment.number)
+            self._stuck_at(segment, error)
             return False
+        self._goes_on(segment)
         self._telemetry.rows_repeated.labels("commit").inc(done.repeated)
         self._telemetry.commits.labels("done").inc()
         self._telemetry.commit_seconds.observe(time.monotonic() - started)
         return True
+
+    def _storage_failed(self, error: StorageError) -> None:
+        is_news = self._storage_away.begin(type(error))
+        log_event(
+            logger,
+            logging.WARNING if is_news else logging.DEBUG,
+            "storage is away: acknowledged points wait in the WAL",
+            reason=error.message,
+            hint=error.hint,
+            waiting_bytes=self._journal.waiting_bytes,
+        )
+
+    def _storage_is_back(self) -> None:
+        seconds = self._storage_away.end()
+        if seconds is not None:
+            log_event(
+                logger,
+                logging.INFO,
+                "storage is back",
+                away_seconds=seconds,
+                waiting_bytes=self._journal.waiting_bytes,
+            )
+
+    def _stuck_at(self, segment: Segment, error: Exception) -> None:
+        is_news = self._stuck.begin((segment.number, type(error)))
+        is_known = isinstance(error, LogError)
+        log_event(
+            logger,
+            logging.ERROR if is_news else logging.DEBUG,
+            "a WAL segment cannot be committed and is tried again",
+            error=None if is_known else error,
+            segment=segment.number,
+            reason=error.message if isinstance(error, LogError) else type(error).__name__,
+        )
+
+    def _goes_on(self, segment: Segment) -> None:
+        seconds = self._stuck.end()
+        if seconds is not None:
+            log_event(
+                logger,
+                logging.INFO,
+                "the WAL segment is committed",
+                segment=segment.number,
+                failed_seconds=seconds,
+            )
 
     def commit(self, segment: Segment) -> CommittedIds:
         """Write every part of a segment. Raises StorageError; doing it again is harmless."""
@@ -171,6 +224,7 @@ class Committer:
                 done.ids[stream] = made.ids
             for hour, table in made.by_hour.items():
                 self._put(stream, hour, segment.number, table, BY_NAME[signal])
+                done.parts += 1
         return done
 
     def _by_place(self, segment: Segment) -> dict[tuple[str, str], list[Batch]]:
@@ -186,7 +240,15 @@ class Committer:
             if place != stream:
                 count = sum(batch.accepted_rows for batch in by_pair[pair])
                 self._telemetry.rows_elsewhere.labels(signal).inc(count)
-                log.warning("stream '%s' holds no %s: they go to '%s'", stream, signal, place)
+                if self._elsewhere.begin((place, signal)):
+                    log_event(
+                        logger,
+                        logging.WARNING,
+                        "a stream holds another signal: rows are stored elsewhere",
+                        stream=stream,
+                        signal=signal,
+                        stored_in=place,
+                    )
         return found
 
     def _put(self, stream: str, hour: int, number: int, table: pa.Table, signal: Signal) -> None:
@@ -202,7 +264,7 @@ class Committer:
         return self._labels.setdefault(stream, LabelColumns(self._max_label_columns))
 
     def _batches(self, segment: Segment) -> list[Batch]:
-        """The decoded batches of a segment: from memory, or from the log where memory has none."""
+        """The decoded batches of a segment: from memory, or from the WAL where memory has none."""
         if segment.batches is not None and None not in segment.batches:
             return [batch for batch in segment.batches if batch is not None]
         try:
@@ -223,7 +285,13 @@ class Committer:
             except ValueError as error:
                 # it was decoded before it was acknowledged, so this is a defect: keep the bytes
                 self._telemetry.undecodable_records.inc()
-                log.error("a record of segment %d cannot be decoded: %s", segment.number, error)
+                log_event(
+                    logger,
+                    logging.ERROR,
+                    "a record of the WAL cannot be decoded again and is moved aside",
+                    segment=segment.number,
+                    reason=str(error),
+                )
                 self._move_aside(segment, Damage(0, segments.payload_of(item), tail=False))
         return batches
 
@@ -232,13 +300,14 @@ class Committer:
         self._telemetry.damaged_bytes.labels("tail" if damage.tail else "middle").inc(
             len(damage.content)
         )
-        if damage.tail:
-            log.warning(
-                "segment %d ends with %d bytes of an unfinished record, moved to '%s'",
-                segment.number, len(damage.content), where,
-            )  # fmt: skip
-            return
-        log.error(
-            "segment %d is damaged at byte %d: %d bytes moved to '%s'",
-            segment.number, damage.offset, len(damage.content), where,
-        )  # fmt: skip
+        log_event(
+            logger,
+            logging.WARNING if damage.tail else logging.ERROR,
+            "the WAL ends with an unfinished record, which is moved aside"
+            if damage.tail
+            else "a WAL segment is damaged: what cannot be read is moved aside",
+            segment=segment.number,
+            offset=damage.offset,
+            bytes=len(damage.content),
+            moved_to=str(where),
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rayotel.lake import layout
 from rayotel.lake.layout import Part
 from rayotel.lake.storage.interface import Storage, side_by_side
-from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
+from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange, is_stream_name
 
 # Beyond this many hours one listing of the whole stream costs less than one per hour or day.
 MAX_HOURS_LISTED_SINGLY = 6
@@ -14,7 +14,7 @@ MAX_DAYS_LISTED_SINGLY = 31
 
 def streams(storage: Storage) -> list[str]:
     """Names of all streams that have or had parts, sorted."""
-    return sorted(name for name in storage.folders("") if layout.is_stream_name(name))
+    return sorted(name for name in storage.folders("") if is_stream_name(name))
 
 
 def parts(storage: Storage, stream: str, range_: TimeRange | None = None) -> list[Part]:

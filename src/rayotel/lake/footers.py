@@ -15,6 +15,7 @@ from rayotel.model import TimeRange
 class Footer:
     """Facts from the end of a part. Times are event times; None if its statistics lack them.
 
+
     `signal`: the name of the part's signal.
     """
 

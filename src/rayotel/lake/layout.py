@@ -23,8 +23,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 
-MAX_STREAM_NAME_CHARACTERS = 100
-_STREAM = re.compile(r"[A-Za-z0-9-][A-Za-z0-9_-]{0,99}")
 _RECEIVER = re.compile(r"[0-9a-f]{12}")
 # each part has exactly one key that matches: no leading zeros, no digits but ASCII's
 _KEY = re.compile(
@@ -35,11 +33,6 @@ _KEY = re.compile(
 _CLAIM = re.compile(r"_rayotel/claims/[a-z0-9_-]{1,100}/([a-z]+)-[0-9a-f]{12}", re.ASCII)
 _EPOCH = date(1970, 1, 1).toordinal()
 _DAYS_REMEMBERED = 4096
-
-
-def is_stream_name(name: str) -> bool:
-    """Letters, digits, `_` and `-`, 1 to 100 of them; the first is no `_`."""
-    return _STREAM.fullmatch(name) is not None
 
 
 def is_receiver_id(text: str) -> bool:

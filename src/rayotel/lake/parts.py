@@ -1,4 +1,4 @@
-"""Parquet parts: how a table of rows becomes a file, which names its stream and its signal."""
+"""Parquet parts: a table of rows becomes a file, whose footer names its stream and signal."""
 
 from __future__ import annotations
 

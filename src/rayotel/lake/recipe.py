@@ -36,8 +36,8 @@ class Recipe:
     """How columns become bytes. `differences`: integers packed so. `split`: doubles, by byte.
 
     `long`: texts that are long and all different. `sorted_by`: the text by which rows are sorted
-    first, and the only one with statistics. `held`: the columns that hold anything; None: not
-    known.
+    first, and the only one with statistics. `held`: the columns that are not all null; None:
+    unknown.
     """
 
     compression: str
@@ -52,7 +52,7 @@ class Recipe:
     held: frozenset[str] | None = None
 
     def holding(self, columns: Iterable[str]) -> Recipe:
-        """The same for a part of which it is known which columns hold anything."""
+        """The same for a part whose columns that are not all null are known."""
         return replace(self, held=frozenset(columns))
 
     def has_dictionary(self, column: str) -> bool:

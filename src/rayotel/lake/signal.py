@@ -23,8 +23,8 @@ from rayotel.model import DEFAULT_EVENTS_STREAM, DEFAULT_METRICS_STREAM
 class Signal:
     """One kind of data, from the address that takes it to the bytes that keep it.
 
-    `path`: where it is posted. `default_stream`: where it goes unless told. `rows`: what its rows
-    are called in names of metrics, `what`: in sentences. `columns`: those that every part has.
+    `path`: where it is posted. `default_stream`: where it goes unless told. `rows`: the word
+    for its rows. `columns`: those that every part has.
     `identity`: a fixed column that no other signal has. `ray_labels`: labels that Ray gives it,
     which the view of a stream always has. `merged`: how merged parts are written; `fresh`: how
     committed ones are. `is_otlp`: whether requests follow OTLP; if not, any body is taken, and a
@@ -36,7 +36,6 @@ class Signal:
     path: str
     default_stream: str
     rows: str
-    what: str
     columns: tuple[FixedColumn, ...]
     identity: str
     ray_labels: tuple[str, ...]
@@ -45,11 +44,6 @@ class Signal:
     rejected_field: str = ""
     types: Mapping[str, pa.DataType] = field(init=False)
     fresh: Recipe = field(init=False)
-
-    @property
-    def rows_named(self) -> str:
-        """What its rows are called at the beginning of a sentence."""
-        return self.what[0].upper() + self.what[1:]
 
     def __post_init__(self) -> None:
         types = {column.name: column.type for column in self.columns}
@@ -70,7 +64,6 @@ METRICS = Signal(
     path="/v1/metrics",
     default_stream=DEFAULT_METRICS_STREAM,
     rows="points",
-    what="data points",
     columns=schema.METRIC_COLUMNS,
     identity="metric_name",
     ray_labels=(
@@ -100,7 +93,6 @@ EVENTS = Signal(
     path="/v1/events",
     default_stream=DEFAULT_EVENTS_STREAM,
     rows="events",
-    what="events",
     columns=schema.EVENT_COLUMNS,
     identity="event_id",
     ray_labels=("cluster_id",),

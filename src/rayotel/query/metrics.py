@@ -11,17 +11,15 @@ import pyarrow as pa
 
 from rayotel.errors import QueryError
 from rayotel.lake import catalog
-from rayotel.lake.cache import Cache
 from rayotel.lake.schema import METRIC_TYPES, label_column
 from rayotel.lake.storage.interface import Storage
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
 from rayotel.query import streams, views
+from rayotel.query.lake import Lake
 from rayotel.query.output.formats import short
 from rayotel.query.ray import metric_facts
 from rayotel.query.ray.metric_facts import COMMON_LABELS, KINDS, Metric
-from rayotel.query.session import Limits, ask
 
-DEFAULT_STREAM = "raymetrics"
 DEFAULT_HOURS = 24
 MAX_VALUES_SHOWN = 8
 # labels seldom change, and to read all of them costs ten times what counting does
@@ -54,23 +52,16 @@ class Fact:
 Rows = list[dict[str, Any]]
 
 
-class Lake:
+class StreamMetrics:
     """A stream of a lake in a time range, as the two questions of this module see it."""
 
-    def __init__(
-        self,
-        storage: Storage,
-        stream: str,
-        range_: TimeRange,
-        limits: Limits,
-        cache: Cache | None = None,
-    ) -> None:
-        """Raises QueryError where the lake has no such stream; not for the default stream."""
+    def __init__(self, lake: Lake, stream: str, range_: TimeRange) -> None:
+        """Raises QueryError where the lake has no such stream; not for the stream of its views."""
         self.stream = stream
         self.range = range_
-        self._storage, self._limits, self._cache = storage, limits, cache
-        self.is_there = stream in catalog.streams(storage)
-        if not self.is_there and stream != DEFAULT_STREAM:
+        self._lake = lake
+        self.is_there = stream in lake.streams()
+        if not self.is_there and stream != lake.reads.metrics:
             raise QueryError(f"no stream '{stream[:100]}'", hint="'rayotel streams' lists them")
 
     @property
@@ -82,18 +73,14 @@ class Lake:
         """The rows of one question; none where there is no stream."""
         if not self.is_there:
             return []
-        with ask(
-            self._storage, self.range, self._limits, sql, parameters, cache=self._cache
-        ) as result:
+        with self._lake.ask(sql, self.range, parameters) as result:
             return result.rows()
 
     def label_columns(self) -> list[str]:
         """Columns of labels, headers and resource attributes, by name."""
         if not self.is_there:
             return []
-        found = streams.columns(
-            self._storage, self.stream, self.range, self._limits, cache=self._cache
-        )
+        found = streams.columns(self._lake, self.stream, self.range)
         return sorted(name for name, _, _ in found if name not in METRIC_TYPES)
 
 
@@ -106,7 +93,7 @@ def bounded(storage: Storage, stream: str, range_: TimeRange) -> TimeRange:
     return TimeRange(start * NANOSECONDS_PER_HOUR, newest * NANOSECONDS_PER_HOUR)
 
 
-def seen(lake: Lake, *, with_unseen: bool = False) -> list[SeenMetric]:
+def seen(lake: StreamMetrics, *, with_unseen: bool = False) -> list[SeenMetric]:
     """Every metric of the stream in the range, by name; with those known and not seen if asked.
 
     Where the lake has no such stream at all, everything that is known.
@@ -145,7 +132,7 @@ def _unseen(one: Metric) -> SeenMetric:
     return SeenMetric(one.name, None, one.kind, one.unit, 0, 0, ", ".join(one.labels), True)
 
 
-def _labels(lake: Lake, counted: Rows) -> dict[str, str]:
+def _labels(lake: StreamMetrics, counted: Rows) -> dict[str, str]:
     """Names of labels by metric, from the last stretch of the range in which each was seen."""
     columns = [name for name in lake.label_columns() if _spelled(name) not in COMMON_LABELS]
     if not counted or not columns:
@@ -187,7 +174,7 @@ def _spelled(column: str) -> str:
     return escaped if label_column("metric_", escaped) == column else key
 
 
-def described(lake: Lake, name: str) -> list[Fact]:
+def described(lake: StreamMetrics, name: str) -> list[Fact]:
     """Everything that is known of a metric, and what the lake has of it.
 
     Raises UsageError, with names that are near, where both have nothing.

@@ -2,23 +2,20 @@
 
 One session, one DuckDB instance, one listing: what is committed later is seen by the next session.
 Unless it is unlocked, a session can read the parts that it listed and nothing else, cannot write,
-cannot change its settings, and is bounded in memory, threads and time. The only module that
-translates DuckDB's errors.
+cannot change its settings, and is bounded in memory, threads and time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 from urllib.parse import urlsplit
 
 import duckdb
@@ -35,16 +32,13 @@ from rayotel.query import dialect, guard, views
 from rayotel.query.httpfs import load_httpfs
 from rayotel.query.ray import definitions
 from rayotel.query.ray.definitions import Definition, Streams
+from rayotel.query.result import Result
 from rayotel.query.snapshot import Snapshot, no_parts, snapshot
+from rayotel.query.translate import translated, words_of
 
 ROWS_PER_BATCH = 8192
 MAX_SPILL_TIMES_MEMORY = 4
 MAX_HTTP_WAIT_SECONDS = 30
-_GONE = re.compile(r"\.parquet/\*\*/|No files found that match|No such file or directory")
-_HTTP_FAILED = re.compile(r"HTTP Error: | error for HTTP ")
-_UNREACHABLE_HINT = (
-    "is the storage reachable, and are the credentials right? see RAYOTEL_S3_ENDPOINT, AWS_*"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +84,7 @@ class Session:
 
     def __enter__(self) -> Session:
         try:
-            with _translated(is_own_sql=True):
+            with translated(is_own_sql=True):
                 self._open()
         except BaseException:
             self.close()
@@ -232,7 +226,7 @@ class Session:
         """Run one question. Raises QueryError; the result streams and must be closed."""
         if not _is_text(sql):
             raise QueryError("the SQL is not UTF-8 text")
-        with _translated():
+        with translated():
             ready = self._parsed(sql)
             self._start_timer()
             try:
@@ -257,7 +251,7 @@ class Session:
                 f"the query ran longer than {self._limits.timeout_seconds:g} seconds",
                 hint="narrow the time range with --since, or raise RAYOTEL_QUERY_TIMEOUT_SECONDS",
             )
-        return _words(str(error))
+        return words_of(str(error))
 
     def _interrupt(self) -> None:
         self._is_timed_out = True
@@ -314,89 +308,6 @@ class Session:
             raise
 
 
-class Result:
-    """Rows of a query as Arrow batches, within the query's time."""
-
-    def __init__(
-        self, reader: pa.RecordBatchReader, ended: Callable[[Exception | None], QueryError]
-    ) -> None:
-        self._reader = reader
-        self._ended = ended
-        self._first: pa.RecordBatch | None = None
-        self._rest = self._read()
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Names and types of the columns."""
-        return self._reader.schema
-
-    def begin(self) -> None:
-        """Wait for the first rows: what has been read by then cannot go away any more."""
-        self._first = next(self._rest, None)
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """All rows, in order, once. Raises QueryError for what goes wrong on the way."""
-        if self._first is not None:
-            yield self._first
-            self._first = None
-        try:
-            yield from self._rest
-        finally:
-            self._ended(None)
-
-    def _read(self) -> Iterator[pa.RecordBatch]:
-        try:
-            with _translated():
-                yield from self._reader
-        except OSError as error:  # how Arrow passes on an interrupt or an error of DuckDB
-            raise self._ended(error) from None
-
-    def rows(self) -> list[dict[str, Any]]:
-        """All rows as dictionaries; for small results."""
-        return [row for batch in self.batches() for row in batch.to_pylist()]
-
-
-@contextlib.contextmanager
-def ask(
-    storage: Storage,
-    range_: TimeRange,
-    limits: Limits,
-    sql: str,
-    parameters: Mapping[str, object] | None = None,
-    *,
-    unlocked: bool = False,
-    cache: Cache | None = None,
-    reads: Streams | None = None,
-) -> Iterator[Result]:
-    """One question in a session of its own, open while the result is read.
-
-    Where a part goes away before the first rows come, the question is asked again, once, of what
-    there is by then. Unlocked SQL is not: it may have written.
-    """
-    for is_last in (unlocked, True):
-        with contextlib.ExitStack() as stack:
-            try:
-                session = stack.enter_context(
-                    Session(
-                        storage,
-                        range_,
-                        limits,
-                        mentioned_in=sql,
-                        unlocked=unlocked,
-                        cache=cache,
-                        reads=reads,
-                    )
-                )
-                result = session.run(sql, parameters)
-                result.begin()
-            except PartRemoved:
-                if is_last:
-                    raise
-                continue
-            yield result
-            return
-
-
 def _is_text(sql: str) -> bool:
     """Bytes of a command line that are not UTF-8 come as halves of surrogate pairs."""
     try:
@@ -435,40 +346,3 @@ def _secret(url: str, access: S3Access) -> str:
     if endpoint.netloc:
         given += ["URL_STYLE 'path'", f"USE_SSL {str(endpoint.scheme == 'https').lower()}"]
     return f"CREATE SECRET lake (TYPE s3, PROVIDER config, {', '.join(given)})"
-
-
-_HINTS: tuple[tuple[type[duckdb.Error], str], ...] = (
-    (
-        duckdb.PermissionException,
-        "a session only reads its lake; --unlocked gives all of DuckDB on your own machine",
-    ),
-    (
-        duckdb.OutOfMemoryException,
-        "narrow the time range with --since, or raise RAYOTEL_QUERY_MEMORY_BYTES",
-    ),
-    (duckdb.CatalogException, "'rayotel streams' lists the streams, each a table of its name"),
-)
-
-
-@contextlib.contextmanager
-def _translated(*, is_own_sql: bool = False) -> Iterator[None]:
-    """`is_own_sql`: nobody would know the statement that DuckDB shows the place in."""
-    try:
-        yield
-    except (duckdb.PermissionException, duckdb.IOException) as error:
-        # DuckDB takes a file that is gone for a directory, which the lock forbids
-        if _GONE.search(str(error)):
-            raise PartRemoved() from None
-        raise _query_error(error, is_own_sql) from None
-    except duckdb.Error as error:
-        raise _query_error(error, is_own_sql) from None
-
-
-def _query_error(error: duckdb.Error, is_own_sql: bool) -> QueryError:
-    hint = next((text for kind, text in _HINTS if isinstance(error, kind)), None)
-    return _words(str(error).partition("\n\nLINE ")[0] if is_own_sql else str(error), hint)
-
-
-def _words(text: str, hint: str | None = None) -> QueryError:
-    unreachable = _UNREACHABLE_HINT if _HTTP_FAILED.search(text) else None
-    return QueryError(text.strip(), hint=hint or unreachable)

@@ -11,15 +11,13 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 
 from rayotel.errors import QueryError
-from rayotel.lake import cache as caching
-from rayotel.lake import catalog
-from rayotel.lake.cache import Cache
+from rayotel.lake import cache, catalog
 from rayotel.lake.footers import Footer
 from rayotel.lake.schema import origin
-from rayotel.lake.storage.interface import Storage, side_by_side
+from rayotel.lake.storage.interface import side_by_side
 from rayotel.model import NANOSECONDS_PER_SECOND, TimeRange
 from rayotel.query import views
-from rayotel.query.session import Limits, ask
+from rayotel.query.lake import Lake
 from rayotel.query.snapshot import snapshot
 
 
@@ -37,12 +35,10 @@ class StreamOverview:
 
 
 def streams(
-    storage: Storage,
+    lake: Lake,
     range_: TimeRange,
-    limits: Limits,
     *,
     only: str | None = None,
-    cache: Cache | None = None,
     progress: Callable[[int, int], object] = max,
 ) -> list[StreamOverview]:
     """Every stream that has parts in the range, or the one named.
@@ -50,20 +46,22 @@ def streams(
     Footers alone suffice, except for parts that reach beyond the range: their rows are counted.
     `progress` is called with the number of finished parts and of all parts.
     """
-    names = catalog.streams(storage)
+    names = lake.streams()
     if only is not None and only not in names:
         raise QueryError(f"no stream '{only[:100]}'", hint="'rayotel streams' lists them")
     wanted = names if only is None else [only]
-    listed = side_by_side(lambda name: catalog.parts(storage, name, range_), wanted)
+    listed = side_by_side(lambda name: catalog.parts(lake.storage, name, range_), wanted)
     by_stream = {name: parts for name, parts in zip(wanted, listed, strict=True) if parts}
     everything = [part for parts in by_stream.values() for part in parts]
-    read = caching.footers(storage, everything, cache, lambda done: progress(done, len(everything)))
+    read = cache.footers(
+        lake.storage, everything, lake.cache, lambda done: progress(done, len(everything))
+    )
     footers = iter(read)
     found = []
     for name, parts in by_stream.items():
         size = sum(part.size_bytes for part in parts)
         told = _of_footers(list(itertools.islice(footers, len(parts))), range_)
-        rows, first, last = told or _of_rows(storage, name, range_, limits, cache)
+        rows, first, last = told or _of_rows(lake, name, range_)
         lag = None if last is None else time.time() - last / NANOSECONDS_PER_SECOND
         found.append(
             StreamOverview(name, rows, size, len(parts), _moment(first), _moment(last), lag)
@@ -90,14 +88,12 @@ def _of_footers(footers: list[Footer], range_: TimeRange) -> Extent | None:
     )
 
 
-def _of_rows(
-    storage: Storage, stream: str, range_: TimeRange, limits: Limits, cache: Cache | None
-) -> Extent:
+def _of_rows(lake: Lake, stream: str, range_: TimeRange) -> Extent:
     sql = (
         "SELECT count(*) AS n, epoch_ns(min(time_unix_nano)) AS first,"
         f" epoch_ns(max(time_unix_nano)) AS last FROM {views.quoted(stream)}"
     )
-    with ask(storage, range_, limits, sql, cache=cache) as result:
+    with lake.ask(sql, range_) as result:
         row = result.rows()[0]
     return row["n"], row["first"], row["last"]
 
@@ -125,19 +121,12 @@ def table(found: list[StreamOverview]) -> pa.Table:
     return pa.Table.from_pylist([asdict(one) for one in found], schema=schema)
 
 
-def columns(
-    storage: Storage,
-    stream: str,
-    range_: TimeRange,
-    limits: Limits,
-    *,
-    cache: Cache | None = None,
-) -> list[tuple[str, str, str]]:
+def columns(lake: Lake, stream: str, range_: TimeRange) -> list[tuple[str, str, str]]:
     """(name, type, what it holds) of every column of a stream's table."""
     sql = f"DESCRIBE {views.quoted(stream)}"
-    with ask(storage, range_, limits, sql, cache=cache) as result:
+    with lake.ask(sql, range_) as result:
         rows = result.rows()
-    fixed = snapshot(storage, stream, range_, cache).signal.columns
+    fixed = snapshot(lake.storage, stream, range_, lake.cache).signal.columns
     return [
         (row["column_name"], row["column_type"], origin(row["column_name"], fixed)) for row in rows
     ]

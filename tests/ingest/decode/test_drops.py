@@ -17,14 +17,10 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from rayotel import replay
+from rayotel.config import values
+from rayotel.config.values import MAX_PATTERN_CHARACTERS, MAX_PATTERNS, SOURCE_LABELS
 from rayotel.errors import UsageError
-from rayotel.ingest.decode.limits.drops import (
-    MAX_PATTERN_CHARACTERS,
-    MAX_PATTERNS,
-    SOURCE_LABELS,
-    Drops,
-    parse_drops,
-)
+from rayotel.ingest.decode.limits.drops import Drops
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import TimeRange
@@ -56,6 +52,14 @@ def dropping(settings: dict[str, str]) -> Dropping:
     """The patterns of these settings."""
     names = ("RAYOTEL_DROP_METRICS", "RAYOTEL_DROP_LABELS")
     return Dropping(*(tuple(settings.get(name, "").split()) for name in names))
+
+
+def patterns(metrics: str, labels: str) -> Drops:
+    """What texts of the two settings drop. Raises UsageError."""
+    return Drops(
+        values.metric_patterns("drop_metrics", metrics),
+        values.label_patterns("drop_labels", labels),
+    )
 
 
 def counts(server: Server) -> Counter[tuple[str, str]]:
@@ -334,7 +338,7 @@ def test_patterns_that_cannot_be_meant_are_refused(
 ) -> None:
     """A server does not start: exit code 2, the setting's name, and never the pattern."""
     with pytest.raises(UsageError):
-        parse_drops(metrics, labels)
+        patterns(metrics, labels)
     env = {"RAYOTEL_DROP_METRICS": metrics, "RAYOTEL_DROP_LABELS": labels}
     data = tmp_path / "data"
     done = rayotel("serve", "--port", "0", "--data-dir", str(data), env=env)
@@ -360,7 +364,7 @@ def test_any_text_is_a_pattern(patterns: list[str], names: list[str]) -> None:
 
 def test_patterns_match_whole_names_in_their_case() -> None:
     """As fnmatch.fnmatchcase does; the first that matches is the one that is named."""
-    drops = parse_drops("ray_grpc_*,ray_* [!r]*_created", "Version  ray_*:p?d x:y:z")
+    drops = patterns("ray_grpc_*,ray_* [!r]*_created", "Version  ray_*:p?d x:y:z")
     by_name = {
         "ray_grpc_x": "ray_grpc_*", "ray_x": "ray_*", "Ray_x": None, "a_created": "[!r]*_created",
         "a_created_": None, "a\nb_created": "[!r]*_created",

@@ -112,7 +112,7 @@ def test_a_failed_write_leaves_no_trace(tmp_path: Path) -> None:
     real = writer._descriptor
     read_only = os.open(writer.path, os.O_RDONLY)
     writer._descriptor = read_only  # a descriptor that the kernel refuses to write to
-    with pytest.raises(LogError, match="cannot write the log"):
+    with pytest.raises(LogError, match="cannot write the WAL"):
         writer.append([segments.payload_of(Record(ARRIVAL, b"refused"))])
     os.close(read_only)
     assert writer.broken  # the cut was refused too, so this segment may not go on

@@ -31,6 +31,7 @@ from rayotel.ingest.wal.journal import Journal
 from rayotel.ingest.wal.recent_requests import digest_of
 from rayotel.ingest.wal.stream_signals import StreamSignals
 from rayotel.lake.signal import Signal
+from rayotel.logs import log_event
 from rayotel.model import JSON, Arrival, Batch, Record
 from rayotel.telemetry import Telemetry
 
@@ -38,7 +39,7 @@ RETRY_AFTER_FULL_LOG_SECONDS = 10
 RETRY_AFTER_ERROR_SECONDS = 10
 DECODE_THREADS = 2
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Receiver:
@@ -90,12 +91,11 @@ class Receiver:
             # what led to the error holds the body, and would until the next garbage collection
             error.__traceback__ = error.__context__ = None
             return refusal(error, _format(signal, exchange))
-        except Exception:
+        except Exception as error:
             # Fluent Bit drops what is answered 500
-            log.exception("unexpected error in a request")
-            later = TryLater(
-                503, "unexpected error, see the server's log", RETRY_AFTER_ERROR_SECONDS
-            )
+            log_event(logger, logging.ERROR, "unexpected error in a request", error=error)
+            words = "unexpected error, see the server's log output"
+            later = TryLater(503, words, RETRY_AFTER_ERROR_SECONDS)
             return refusal(later, _format(signal, exchange))
         return responses.accepted(signal, arrival.content_type, batch.rejected)
 
@@ -161,7 +161,6 @@ class Receiver:
             if batch.accepted_rows:
                 await asyncio.wrap_future(self._journal.append(record, batch, digest))
         except LogError as error:
-            log.warning("a request is answered 503: %s", error.message)
             raise TryLater(503, error.message, RETRY_AFTER_FULL_LOG_SECONDS) from None
         self._telemetry.acknowledged(batch)
         return batch
@@ -173,7 +172,6 @@ class Receiver:
         try:
             await anyio.to_thread.run_sync(self._signals.claim, arrival.stream, arrival.signal)
         except LogError as error:
-            log.warning("a request is answered 503: %s", error.message)
             raise TryLater(503, error.message, RETRY_AFTER_FULL_LOG_SECONDS) from None
 
     def _digest_and_decode(self, record: Record, ticket: Ticket) -> tuple[bytes, Batch]:

@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from rayotel.errors import NeverAcceptable
 from rayotel.http.exchange import Exchange
 from rayotel.ingest.decode.limits.inflate import ENCODINGS
-from rayotel.lake.layout import MAX_STREAM_NAME_CHARACTERS, is_stream_name
 from rayotel.lake.signal import Signal
-from rayotel.model import JSON, PROTOBUF, Arrival
+from rayotel.model import JSON, MAX_STREAM_NAME_CHARACTERS, PROTOBUF, Arrival, is_stream_name
 
 MAX_HEADER_COLUMNS = 10
 MAX_HEADER_VALUE_BYTES = 100

@@ -1,11 +1,12 @@
-"""The log as the rest of the server sees it: append and wait, seal, release, within a bound.
+"""The WAL as the rest of the server sees it: append and wait, seal, release, within a bound.
 
 One thread writes. It takes all requests that wait at that moment, appends them together and pays
 one fdatasync for all of them: the busier the server, the cheaper each acknowledgement. Decoded
 batches wait beside their segment, up to a bound in bytes; what is beyond it, or was there before a
-restart, is decoded again from the log when its time comes.
+restart, is decoded again from the WAL when its time comes.
 
-A request that is sent again (see `seen`) is not appended: it is done when the first one is.
+A request that is sent again (see `recent_requests`) is not appended: it is done when the first one
+is.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from pathlib import Path
 
 from rayotel.errors import DataDirectoryBusy, LogError
 from rayotel.ingest.wal import segments
+from rayotel.ingest.wal.fill import FillLevel
 from rayotel.ingest.wal.recent_requests import SeenRequests, digest_of
+from rayotel.ingest.wal.segments import Damage
+from rayotel.logs import Failing, log_event
 from rayotel.model import Batch, Record
 from rayotel.telemetry import Telemetry
 
@@ -33,7 +37,7 @@ MIN_FREE_DISK_BYTES = 32 * 1024 * 1024
 # A commit holds a whole segment decoded, and Fluent Bit's bodies grow thirteenfold and more.
 MAX_SEGMENT_COLUMNS_BYTES = 32 * 1024 * 1024
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -66,7 +70,7 @@ class _Entry:
 
 
 class Journal:
-    """The open log of one data directory. `open` before use, `close` after; both may block."""
+    """The open WAL of one data directory. `open` before use, `close` after; both may block."""
 
     def __init__(
         self,
@@ -104,6 +108,8 @@ class Journal:
         self._thread = threading.Thread(target=self._write_groups, name="wal-writer", daemon=True)
         self._lock_descriptor = -1
         self._closed = True
+        self._fill = FillLevel(limit_bytes)
+        self._failing = Failing()
         self.receiver = ""
         self.on_sealed: Callable[[], None] = lambda: None
 
@@ -128,7 +134,7 @@ class Journal:
             self._start_segment()
         except OSError as error:
             raise LogError(
-                f"cannot open the log in '{self._directory}': {error.strerror}"
+                f"cannot open the WAL in '{self._directory}': {error.strerror}"
             ) from None
         self._closed = False
         self._report()
@@ -141,16 +147,30 @@ class Journal:
         and was sent again. One of them, the same after every start, stores it.
         """
         now = int(time.time())
+        records = damaged_bytes = 0
         for segment in self._sealed:
-            records = segments.read_segment(segment.path.read_bytes(), segment.number)
             mine: set[bytes] = set()
-            for position, record in enumerate(r for r in records if isinstance(r, Record)):
-                digest = digest_of(record.arrival.stream, record.body)
+            for item in segments.read_segment(segment.path.read_bytes(), segment.number):
+                if isinstance(item, Damage):
+                    damaged_bytes += len(item.content)
+                    continue
+                digest = digest_of(item.arrival.stream, item.body)
                 if owners.setdefault(digest, segment.number) != segment.number or digest in mine:
-                    segment.repeated.add(position)
+                    segment.repeated.add(len(segment.digests))
                 mine.add(digest)
                 segment.digests.append(digest)
                 self._seen.add(digest, now)
+            records += len(segment.digests)
+        if records or damaged_bytes:
+            log_event(
+                logger,
+                logging.INFO,
+                "the WAL holds requests of an earlier run: they are committed first",
+                segments=len(self._sealed),
+                bytes=sum(segment.size_bytes for segment in self._sealed),
+                records=records,
+                damaged_bytes=damaged_bytes,
+            )
 
     def _take_data_directory(self) -> None:
         try:
@@ -183,16 +203,17 @@ class Journal:
         """Queue a record; the future is done when it is durable, or fails with a LogError."""
         payload = segments.payload_of(record)
         if self._closed:
-            raise LogError("the log is closing")
+            raise LogError("the WAL is closing")
         if self.size_bytes + len(payload) > self._limit_bytes:
-            raise LogError("the log is full: storage has not taken what waits in it")
+            self._fill.refused(self.size_bytes)
+            raise LogError("the WAL is full: storage has not taken what waits in it")
         entry = _Entry(payload, batch, digest)
         entry.done.set_running_or_notify_cancel()  # a client that goes away cancels nothing
         with self._pending_lock:
             try:
                 self._entries.put_nowait(entry)
             except queue.Full:
-                raise LogError("too many requests wait for the log") from None
+                raise LogError("too many requests wait for the WAL") from None
             self._pending[digest] = entry.done
         return entry.done
 
@@ -201,6 +222,13 @@ class Journal:
         """Bytes of all segments that are not released yet."""
         current = self._writer
         return self._sealed_bytes + (current.size_bytes if current else 0)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """The same without what every segment begins with: 0 when nothing waits."""
+        with self._lock:
+            count = len(self._sealed) + (self._writer is not None)
+            return self.size_bytes - count * segments.HEADER_BYTES
 
     @property
     def oldest_number(self) -> int:
@@ -242,8 +270,9 @@ class Journal:
         except LogError as error:
             failure = error
         except Exception as error:  # the thread must outlive any surprise: requests wait for it
-            log.exception("unexpected error in the log")
-            failure = LogError(f"the log failed: {type(error).__name__}")
+            log_event(logger, logging.ERROR, "unexpected error in the WAL", error=error)
+            failure = LogError(f"the WAL failed: {type(error).__name__}")
+        self._tell(failure)
         now = int(time.time())
         for entry in group:
             with self._pending_lock:
@@ -256,14 +285,28 @@ class Journal:
                 entry.done.set_exception(failure)
         self._report()
 
+    def _tell(self, failure: LogError | None) -> None:
+        """Report that requests are refused from now on, or are taken again."""
+        if failure is None:
+            seconds = self._failing.end()
+            if seconds is not None:
+                log_event(logger, logging.INFO, "the WAL is written again", failed_seconds=seconds)
+        elif self._failing.begin():
+            log_event(
+                logger,
+                logging.ERROR,
+                "the WAL cannot be written: requests are answered 503",
+                reason=failure.message,
+            )
+
     def _append_locked(self, group: list[_Entry]) -> None:
         free = shutil.disk_usage(self._directory).free
         if free < MIN_FREE_DISK_BYTES + sum(len(entry.payload) for entry in group):
-            raise LogError("the disk of the log is full")
+            raise LogError("the disk of the WAL is full")
         if self._writer is None:
             self._start_segment()
         if self._writer is None or self._current is None:
-            raise LogError("the log has no segment")
+            raise LogError("the WAL has no segment")
         started = time.monotonic()
         try:
             self._writer.append([entry.payload for entry in group])
@@ -340,7 +383,9 @@ class Journal:
         self._report()
 
     def _report(self) -> None:
-        self._telemetry.wal_bytes.set(self.size_bytes)
+        size_bytes = self.size_bytes
+        self._telemetry.wal_bytes.set(size_bytes)
+        self._fill.update(size_bytes)
         oldest = self.oldest_unix
         self._telemetry.oldest_uncommitted.set(oldest if oldest is not None else 0)
 

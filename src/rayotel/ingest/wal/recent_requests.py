@@ -1,7 +1,7 @@
 """Requests that were acknowledged lately, so that one sent again is stored once.
 
 A request is known by its stream and the BLAKE2b digest (128 bits) of its body as sent. The memory
-of it outlives a restart: while a request is in the log, the log itself remembers it; before a
+of it outlives a restart: while a request is in the WAL, the WAL itself remembers it; before a
 segment is released, the digests of its requests are appended to a file here and made durable. So a
 request pays for a digest and nothing else.
 

@@ -1,4 +1,4 @@
-"""The write-ahead log on disk: segments of framed records, readable after any crash.
+"""The write-ahead log (WAL) on disk: segments of framed records, readable after any crash.
 
 **Directory** `<data_dir>/wal/`:
 
@@ -190,11 +190,11 @@ def _write_all(descriptor: int, content: bytes) -> None:
 
 
 def _log_error(error: OSError) -> LogError:
-    return LogError(f"cannot write the log: {error.strerror or error}")
+    return LogError(f"cannot write the WAL: {error.strerror or error}")
 
 
 def segment_numbers(directory: Path) -> list[int]:
-    """Numbers of the segments in a log directory, ascending."""
+    """Numbers of the segments in a WAL's directory, ascending."""
     matches = (_SEGMENT_FILE.fullmatch(path.name) for path in directory.iterdir())
     return sorted(int(match[1]) for match in matches if match)
 
@@ -205,7 +205,7 @@ def segment_path(directory: Path, number: int) -> Path:
 
 
 def known_receiver_id(directory: Path) -> str:
-    """The id of the receiver that owns this log. Raises LogError where there is none."""
+    """The id of the receiver that owns this WAL. Raises LogError where there is none."""
     path = directory / "receiver-id"
     try:
         text = path.read_text(encoding="ascii", errors="replace").strip()
@@ -223,9 +223,9 @@ def known_receiver_id(directory: Path) -> str:
 
 
 def receiver_id(directory: Path) -> str:
-    """The id of the receiver that owns this log, made and made durable at first use.
+    """The id of the receiver that owns this WAL, made and made durable at first use.
 
-    It lives beside the segments: whoever removes the log's directory, and with it the memory of
+    It lives beside the segments: whoever removes the WAL's directory, and with it the memory of
     which numbers were used, gets a new id too, and so can never write a part's name again.
     """
     path = directory / "receiver-id"

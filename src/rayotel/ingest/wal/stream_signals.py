@@ -15,6 +15,7 @@ without asking are settled from the start.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +24,9 @@ from typing import NamedTuple
 
 from rayotel.durable import replace_file
 from rayotel.errors import LogError, NeverAcceptable, StorageError
-from rayotel.lake.layout import MAX_STREAM_NAME_CHARACTERS
 from rayotel.lake.signal import BY_NAME, SIGNALS
+from rayotel.logs import Failing, log_event
+from rayotel.model import MAX_STREAM_NAME_CHARACTERS
 
 MAX_STREAMS = 10_000
 LOOK_SECONDS = 2.0
@@ -42,6 +44,9 @@ class _Known(NamedTuple):
     is_settled: bool
 
 
+logger = logging.getLogger(__name__)
+
+
 class StreamSignals:
     """The signals of a lake's streams. Safe for several threads. `open` before, `close` after."""
 
@@ -55,6 +60,7 @@ class StreamSignals:
         self._known = {
             signal.default_stream.lower(): _Known(signal.name, True) for signal in SIGNALS
         }
+        self._failing = Failing()
 
     def open(self) -> None:
         """Read the file. Raises LogError where it is damaged."""
@@ -147,7 +153,11 @@ class StreamSignals:
         try:
             replace_file(self._path, json.dumps(content, indent=0, sort_keys=True).encode())
         except OSError as error:
-            raise LogError(f"cannot write '{self._path}': {error.strerror}") from None
+            words = f"cannot write '{self._path}': {error.strerror}"
+            if self._failing.begin():
+                log_event(logger, logging.ERROR, "a new stream is answered 503", reason=words)
+            raise LogError(words) from None
+        self._failing.end()
         self._known = known
 
 

@@ -7,7 +7,6 @@ No other module handles boto3's errors. `_translated` turns each of them into a 
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -41,7 +40,6 @@ CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 30
 MAX_ATTEMPTS = 3
 FETCH_STEP_BYTES = 1024 * 1024
-_REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
 _MISSING = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
 _DENIED = {
     "AccessDenied", "403", "401", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch",
@@ -97,7 +95,9 @@ def _moment(text: str) -> datetime:
 
 
 class S3Storage:
-    """Objects below `prefix` in `bucket`. `endpoint` is empty for AWS itself."""
+    """Objects below `prefix` in `bucket`. `endpoint` is empty for AWS itself.
+
+    Both and the region are what `config.values` lets pass."""
 
     def __init__(
         self,
@@ -112,13 +112,6 @@ class S3Storage:
         self._prefix = f"{prefix}/" if prefix else ""
         self._endpoint = endpoint
         self._longest_wait_seconds = longest_wait_seconds
-        if "@" in endpoint:
-            raise UsageError(
-                "setting 's3_endpoint' holds credentials",
-                hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead",
-            )
-        if region and _REGION.fullmatch(region) is None:
-            raise UsageError("setting 's3_region' is not a region", hint="for example: us-east-1")
         with _translated(f"use '{self.url}'"):
             self._session = _session()
             # servers without a notion of regions take any; AWS itself redirects to the right one

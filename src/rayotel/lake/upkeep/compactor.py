@@ -15,25 +15,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
-from rayotel.errors import DataDirectoryBusy, LakeError, StorageError
+from rayotel.errors import DataDirectoryBusy, LakeError, RayotelError, StorageError
 from rayotel.lake import catalog
 from rayotel.lake.layout import Part
 from rayotel.lake.merge.by_signal import merge, rows_of
 from rayotel.lake.merge.process import IN_PROCESS_BYTES, is_damage, merge_apart
 from rayotel.lake.storage.interface import Storage, side_by_side
-from rayotel.lake.upkeep import plan
+from rayotel.lake.upkeep import plan, retention
 from rayotel.lake.upkeep.plan import Job
-from rayotel.lake.upkeep.retention import Policies, Policy
-from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
+from rayotel.logs import Failing, log_event
+from rayotel.model import NANOSECONDS_PER_HOUR, Policies, TimeRange
 
 STOP_TIMEOUT_SECONDS = 60.0
 YOUNG_INTERVAL_SECONDS = 30.0
 YOUNG_HOURS = 2
 UNFINISHED_KEPT_SECONDS = 86_400.0  # whoever still writes is long done
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -62,7 +63,7 @@ class Schedule:
 
     after_seconds: float
     grace_seconds: float
-    policies: Policies = field(default_factory=lambda: Policies(Policy(), {}))
+    policies: Policies = field(default_factory=Policies)
 
 
 class Compactor:
@@ -146,10 +147,11 @@ class Compactor:
     def _kept(self, stream: str, now: float, done: Tidied) -> list[Part]:
         """Remove what the stream's policy no longer keeps; returns the other parts."""
         parts = catalog.all_parts(self._storage, stream)
-        expired = self._schedule.policies.of(stream).expired(parts, now)
+        expired = retention.expired(self._schedule.policies.of(stream), parts, now)
         for part in expired:
-            log.info("retention removes '%s'", part.name.key)
             self._storage.delete(part.name.key)
+        if expired:
+            _tell_expired(stream, expired)
         done.expired += len(expired)
         gone = {part.name for part in expired}
         return [part for part in parts if part.name not in gone]
@@ -202,8 +204,27 @@ class Compactor:
             shutil.rmtree(spill, ignore_errors=True)
 
 
+def _tell_expired(stream: str, expired: list[Part]) -> None:
+    hours = sorted({part.name.hour for part in expired})
+    log_event(
+        logger,
+        logging.INFO,
+        "retention removed hours",
+        stream=stream,
+        hours=len(hours),
+        first=_hour(hours[0]),
+        last=_hour(hours[-1]),
+        parts=len(expired),
+        bytes=sum(part.size_bytes for part in expired),
+    )
+
+
+def _hour(hour: int) -> str:
+    return f"{datetime.fromtimestamp(hour * plan.SECONDS_PER_HOUR, UTC):%Y-%m-%dT%H}Z"
+
+
 class CompactorThread:
-    """Runs a pass every so often. `start`, then `stop`; a failure is logged and tried again."""
+    """Runs a pass every so often. `start`, then `stop`; a failure is reported and tried again."""
 
     def __init__(
         self,
@@ -218,6 +239,8 @@ class CompactorThread:
         self._done = done
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="compactor", daemon=True)
+        self._failing = Failing()
+        self._is_damage = False
 
     def start(self) -> None:
         """Begin; the first pass comes after one interval."""
@@ -233,14 +256,47 @@ class CompactorThread:
         due = time.monotonic() + self._interval_seconds
         pause = min(self._interval_seconds, YOUNG_INTERVAL_SECONDS)
         while not self._stopping.wait(pause):
+            is_whole = time.monotonic() >= due
+            if is_whole:
+                due = time.monotonic() + self._interval_seconds
             try:
-                if time.monotonic() < due:
-                    run = self._compactor.run_young
-                else:
-                    run = self._compactor.run
-                    due = time.monotonic() + self._interval_seconds
-                self._done(run(self._receiver(), is_stopping=self._stopping.is_set))
+                self._pass(is_whole)
             except (StorageError, LakeError, DataDirectoryBusy, OSError) as error:
-                log.warning("compaction waits: %s", error)
-            except Exception:
-                log.exception("compaction failed unexpectedly")
+                self._tell_failure(error)
+            except Exception as error:
+                log_event(logger, logging.ERROR, "unexpected error in compaction", error=error)
+
+    def _pass(self, is_whole: bool) -> None:
+        run = self._compactor.run if is_whole else self._compactor.run_young
+        started = time.monotonic()
+        done = run(self._receiver(), is_stopping=self._stopping.is_set)
+        self._done(done)
+        if done.hours or done.removed:
+            log_event(
+                logger,
+                logging.INFO if is_whole else logging.DEBUG,
+                "compaction merged parts" if done.hours else "compaction removed covered parts",
+                hours=done.hours,
+                parts_merged=done.inputs,
+                rows=done.rows,
+                repeats_removed=done.repeated,
+                parts_removed=done.removed,
+                seconds=round(time.monotonic() - started, 1),
+            )
+        # a pass over young hours does not meet the part that is damaged
+        seconds = self._failing.end() if is_whole or not self._is_damage else None
+        if seconds is not None:
+            log_event(logger, logging.INFO, "compaction works again", failed_seconds=seconds)
+
+    def _tell_failure(self, error: Exception) -> None:
+        self._is_damage = isinstance(error, LakeError)
+        words = error.message if isinstance(error, RayotelError) else str(error)
+        is_news = self._failing.begin(words if self._is_damage else type(error))
+        level = logging.ERROR if self._is_damage else logging.WARNING
+        log_event(
+            logger,
+            level if is_news else logging.DEBUG,
+            "compaction fails and is tried again",
+            reason=words,
+            hint=error.hint if isinstance(error, RayotelError) else None,
+        )

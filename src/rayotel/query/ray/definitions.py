@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayotel.errors import UsageError
-from rayotel.lake.layout import is_stream_name
 from rayotel.lake.signal import EVENTS, METRICS, Signal
-from rayotel.model import NANOSECONDS_PER_SECOND, TimeRange
+from rayotel.model import NANOSECONDS_PER_SECOND, TimeRange, is_stream_name
 
 METRICS_STREAM, EVENTS_STREAM = METRICS.default_stream, EVENTS.default_stream
 LOOKBACK_SECONDS = 120
