@@ -1,0 +1,241 @@
+"""Commands that ask a lake: `query`, `queries`, `views`, `streams`, `metrics`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rayotel import config
+from rayotel.cli.options import asked_range, lake_options, output_options, range_options, say, write
+from rayotel.cli.options import progress as progress_bar
+from rayotel.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+
+class _SqlCommand(click.Command):
+    """A command whose argument may begin with `--`: SQL may open with a comment."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put such an argument behind `--`, where click takes nothing for an option."""
+        sql = [arg for arg in args if arg.startswith("--") and arg[2:3].isspace()]
+        if sql and "--" not in args:
+            args = [*(arg for arg in args if arg not in sql), "--", *sql]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_SqlCommand)
+@click.argument("sql", required=False)
+@click.option("--file", "file", metavar="FILE", help="Read the SQL from a file.")
+@click.option("--name", metavar="QUERY", help="Ask a shipped question; rayotel queries lists them.")
+@click.option(
+    "--param", "params", multiple=True, metavar="NAME=VALUE",
+    help="Value of the parameter $NAME in the SQL. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--metrics-stream", metavar="STREAM", help="Stream of metrics that the ray_* views read."
+)
+@click.option(
+    "--events-stream", metavar="STREAM", help="Stream of Ray's events that the ray_* views read."
+)
+@range_options
+@output_options
+@click.option(
+    "--unlocked", is_flag=True, help="Give the SQL all of DuckDB: files, writes, settings."
+)
+@lake_options
+def query(
+    sql: str | None,
+    file: str | None,
+    name: str | None,
+    params: tuple[str, ...],
+    since: str | None,
+    from_: str | None,
+    to: str | None,
+    format_: str,
+    output: str | None,
+    unlocked: bool,
+    **lake: Any,
+) -> None:
+    """Ask a question in SQL.
+
+    Every stream is a table with the stream's name; rayotel views lists views beside them. The SQL
+    comes from the argument, from a file, from a shipped question, or from standard input (with -
+    or without an argument). It is DuckDB's SQL, and it can read the lake and nothing else.
+
+    \b
+    rayotel query --name node-cpu --since 1h
+    rayotel query "SELECT count(*) FROM raymetrics" --format json
+    """
+    from rayotel.query.lake import lake_of
+
+    text, parameters = _question(sql, file, name, _pairs(params))
+    asked = lake_of(config.load(lake))
+    if name is not None:
+        text = asked.reads.put_into(text)
+    range_ = asked_range(since, from_, to)
+    with asked.ask(text, range_, parameters, unlocked=unlocked) as result:
+        write(result.schema, result.batches(), format_, output)
+
+
+@click.command()
+@click.argument("name", required=False)
+def queries(name: str | None) -> None:
+    """List the shipped questions, or print one with its parameters, columns and SQL."""
+    from rayotel.query.ray import questions
+
+    if name is not None:
+        click.echo(questions.find(name).sql, nl=False)
+        return
+    found = questions.all_queries()
+    width = max(len(one.name) for one in found)
+    for one in found:
+        click.echo(f"{one.name.ljust(width)}  {one.question}")
+    say("ask one with: rayotel query --name NAME --since 1h")
+
+
+@click.command()
+@click.argument("name", required=False)
+def views(name: str | None) -> None:
+    """List the views and macros that every question can use, or explain one."""
+    from rayotel.query.ray import definitions
+
+    if name is not None:
+        click.echo(definitions.explained(definitions.find(name)))
+        return
+    found = definitions.all_definitions().values()
+    width = max(len(one.name) for one in found)
+    for one in found:
+        click.echo(f"{one.name.ljust(width)}  {one.about}")
+    say("explain one with: rayotel views NAME")
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--schema", is_flag=True, help="Show the columns of stream NAME and what each holds.")
+@range_options
+@output_options
+@lake_options
+def streams(
+    name: str | None,
+    schema: bool,
+    since: str | None,
+    from_: str | None,
+    to: str | None,
+    format_: str,
+    output: str | None,
+    **lake: Any,
+) -> None:
+    """Show the rows, bytes, files, times and lag of each stream, or the columns of one."""
+    import pyarrow as pa
+
+    from rayotel.query import streams
+    from rayotel.query.lake import lake_of
+
+    if schema and name is None:
+        raise UsageError("--schema needs the name of a stream")
+    there = lake_of(config.load(lake))
+    range_ = asked_range(since, from_, to)
+    if schema and name is not None:
+        names = ("column", "type", "holds")
+        found = streams.columns(there, name, range_)
+        table = pa.table([list(column) for column in zip(*found, strict=True)], names=names)
+    else:
+        with progress_bar("reading footers", 1) as progress:
+            listed = streams.streams(there, range_, only=name, progress=progress)
+        table = streams.table(listed)
+    write(table.schema, table.to_batches(), format_, output)
+    if not table.num_rows:
+        say(f"no streams in '{there.storage.url}' in this time range")
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option(
+    "--stream", metavar="STREAM", help="Stream to read; default: the setting metrics_stream."
+)
+@click.option("--all", "with_unseen", is_flag=True, help="Also list known metrics without data.")
+@range_options
+@output_options
+@lake_options
+def metrics(
+    name: str | None,
+    stream: str | None,
+    with_unseen: bool,
+    since: str | None,
+    from_: str | None,
+    to: str | None,
+    format_: str,
+    output: str | None,
+    **lake: Any,
+) -> None:
+    """List the metrics of a stream and what each really is, or describe one.
+
+    Ray's own types mislead: Ray sends running totals as gauges. The column kind corrects them:
+    gauge, counter, cumulative_gauge (take increases), owner_gauge (a fall is an owner that left),
+    histogram, info, broken, or mixed (depends on a label; NAME shows which).
+
+    Without a time range, rayotel reads the last 24 hours of the stream.
+    """
+    from rayotel.query import metrics as metering
+    from rayotel.query.lake import lake_of
+
+    whole = lake_of(config.load(lake))
+    stream = stream or whole.reads.metrics
+    range_ = metering.bounded(whole.storage, stream, asked_range(since, from_, to))
+    there = metering.StreamMetrics(whole, stream, range_)
+    if name is not None:
+        facts = metering.described(there, name)
+        table = metering.table(facts, metering.Fact)
+    else:
+        table = metering.table(metering.seen(there, with_unseen=with_unseen), metering.SeenMetric)
+    write(table.schema, table.to_batches(), format_, output)
+    if not there.is_there:
+        say(f"no stream '{stream}' in '{whole.storage.url}'; only known metrics of Ray are listed")
+    elif not table.num_rows:
+        say(f"no metrics in stream '{stream}' in this time range")
+
+
+def _pairs(params: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for param in params:
+        name, equals, value = param.partition("=")
+        if not equals or not name:
+            raise UsageError(f"'{param[:40]}' is not NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def _question(
+    sql: str | None, file: str | None, name: str | None, params: Mapping[str, str]
+) -> tuple[str, Mapping[str, str]]:
+    """The SQL and its parameters, from the one source that was given."""
+    if sum(one is not None for one in (sql, file, name)) > 1:
+        raise UsageError("give SQL, --file or --name, not several of them")
+    if name is not None:
+        from rayotel.query.ray import questions
+
+        found = questions.find(name)
+        return found.sql, found.bind(params)
+    if file is not None:
+        try:
+            return Path(file).read_text("utf-8"), params
+        except OSError as error:
+            raise UsageError(f"cannot read '{file}': {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise UsageError(f"'{file}' is not UTF-8 text") from None
+    if sql is None or sql == "-":
+        if sys.stdin.isatty() and sql is None:
+            raise UsageError(
+                "no question", hint="give SQL, --file, --name or SQL on standard input"
+            )
+        try:
+            return sys.stdin.read(), params
+        except UnicodeDecodeError:
+            raise UsageError("standard input is not UTF-8 text") from None
+    return sql, params
