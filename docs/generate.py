@@ -10,6 +10,7 @@ import csv
 import functools
 import re
 import textwrap
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,12 +83,19 @@ def queries() -> str:
 
 
 def answer(name: str, columns: tuple[str, ...]) -> str:
-    """Some columns of the kept answer of a shipped question on the recorded cluster."""
-    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    """Some columns of the kept answer of a shipped question, by the names that it has today."""
+    lines = [f"| {' | '.join(_today(name, columns))} |", "| --- " * len(columns) + "|"]
     with (ANSWERS / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             lines.append(f"| {' | '.join(_cell(row[column]) for column in columns)} |")
     return "\n".join(lines) + "\n"
+
+
+def _today(name: str, columns: tuple[str, ...]) -> list[str]:
+    """The names of columns whose kept answer has older ones."""
+    renamed = ANSWERS.parent / "renamed.toml"
+    names = tomllib.loads(renamed.read_text("utf-8")) if renamed.is_file() else {}
+    return [names.get(name, {}).get(column, column) for column in columns]
 
 
 def _cell(text: str) -> str:
@@ -108,7 +116,8 @@ def metrics() -> str:
     for name, meaning in re.findall(r"# HELP (\S+) (.*)", text):
         (kind,) = re.findall(rf"# TYPE {name} (\w+)", text)
         if not name.endswith("_created"):
-            lines.append(f"| `{name}` | {kind} | {meaning} |")
+            escaped = meaning.replace("<", "&lt;")
+            lines.append(f"| `{name}` | {kind} | {escaped} |")
     return "\n".join(lines) + "\n"
 
 
@@ -191,10 +200,10 @@ def definitions() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "commands": commands,
-    "routes": routes,
     "settings": settings,
     "queries": queries,
     "metrics": metrics,
+    "routes": routes,
     "columns": columns,
     "kinds": kinds,
     "ray_metrics": ray_metrics,

@@ -44,6 +44,7 @@ def test_the_first_screen_leads_everywhere() -> None:
     linked = set(re.findall(r"\]\(([^)#\s]+\.md)\)", text))
     documents = {name_of(path) for path in MARKDOWN if "otlp-js" not in path.parts}
     assert linked == documents - {"README.md"}
+    assert f"{len(questions.all_queries())} questions" in text
 
 
 def test_every_command_and_setting_has_help() -> None:

@@ -60,7 +60,7 @@ class Telemetry:
         about.labels(__version__).set(1)
 
     def _add_signal_metrics(self, registry: CollectorRegistry) -> None:
-        """What each signal's requests held; streams beyond the bound are counted together."""
+        """Rows of each signal in requests; streams beyond the bound are counted together."""
         self._accepted = {
             signal.name: Counter(
                 f"rayotel_{signal.rows}_accepted",
@@ -127,7 +127,7 @@ class Telemetry:
         )  # fmt: skip
         self.rows_elsewhere = Counter(
             "rayotel_rows_stored_elsewhere",
-            "Rows stored in <stream>-<signal>, because their stream holds another signal.",
+            "Rows stored in <stream>-<signal>, because the stream holds another signal.",
             ["signal"], registry=registry,
         )  # fmt: skip
         self.parts_removed = Counter(
