@@ -169,7 +169,8 @@ counted AS (
     SELECT session, ended AS time, task, error_type AS reason, 1 AS times
     FROM ray_task_attempts WHERE state = 'FAILED' AND NOT is_internal
     UNION ALL BY NAME  -- by minutes: each in its middle
-    SELECT session, time + INTERVAL 30 SECONDS AS time, task, reason, failed_attempts AS times
+    SELECT session, minute + INTERVAL 30 SECONDS AS time, task, error_type AS reason,
+           failed_attempts AS times
     FROM ray_task_failures WHERE source = 'metrics'
   )
 ),

@@ -94,11 +94,11 @@ class _SqlCommand(click.Command):
     "--param", "params", multiple=True, metavar="NAME=VALUE",
     help="Value of a parameter, $NAME in the SQL. May be given again.",
 )  # fmt: skip
+@click.option("--metrics-stream", metavar="STREAM", help="The stream that SQL finds as raymetrics.")
 @click.option(
-    "--metrics-stream", metavar="STREAM", help="The stream of metrics that ray_* views read."
-)
-@click.option(
-    "--events-stream", metavar="STREAM", help="The stream of Ray's events that they read."
+    "--events-stream",
+    metavar="STREAM",
+    help="The stream of Ray's events that it finds as rayevents.",
 )
 @range_options
 @output_options
@@ -134,8 +134,6 @@ def query(
     text, parameters = _question(sql, file, name, _pairs(params))
     settings = config.load(lake)
     reads = Streams(settings.metrics_stream, settings.events_stream)
-    if name is not None:
-        text = reads.put_into(text)
     storage, limits, range_, cache = open_lake(settings, since, from_, to)
     with ask(
         storage, range_, limits, text, parameters, unlocked=unlocked, cache=cache, reads=reads

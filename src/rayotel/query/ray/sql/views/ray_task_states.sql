@@ -1,6 +1,6 @@
 -- about: how many tasks were in which state, minute by minute: running, or waiting and for what
 -- note: A mean over the minute. Ray counts a task where it was submitted and corrects where it runs, with negative numbers, so a number holds for a whole cluster and not for one node. FINISHED and FAILED are running totals and not here: see ray_task_failures and metric_owner_increase.
--- column: time: start of the minute, UTC
+-- column: minute: start of the minute, UTC
 -- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
 -- column: node: always null: it is of the whole cluster
@@ -8,12 +8,12 @@
 -- column: task: name of the task or actor method
 -- column: state: Ray's word
 -- column: phase: running or waiting
--- column: reason: what it waits for, in words; null while it runs
+-- column: waits_for: what it waits for, in words; null while it runs
 -- column: tasks: how many, on average
--- example: SELECT reason, max(tasks) AS most FROM ray_task_states WHERE phase = 'waiting' GROUP BY ALL ORDER BY most DESC
+-- example: SELECT waits_for, max(tasks) AS most FROM ray_task_states WHERE phase = 'waiting' GROUP BY ALL ORDER BY most DESC
+-- needs: ray_cluster, ray_samples, ray_scrapes, ray_targets
 CREATE VIEW ray_task_states AS
-SELECT minute AS time,
-       coalesce(nullif(cluster_key, ''), cluster_id) AS cluster_id,
+SELECT minute, ray_cluster(cluster_key, cluster_id) AS cluster_id,
        nullif(session_key, '') AS session,
        NULL::VARCHAR AS node, NULL::VARCHAR AS instance,
        task, state,
@@ -28,7 +28,7 @@ SELECT minute AS time,
          WHEN state = 'SUBMITTED_TO_WORKER' THEN 'its worker begins'
          WHEN state = 'PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY' THEN 'its turn on the actor'
          ELSE lower(replace(state, '_', ' '))
-       END AS reason,
+       END AS waits_for,
        greatest(sum(total / times), 0) AS tasks
 FROM (
   SELECT minute, instance_key, session_key, cluster_key, task, state, sum(one) AS total
@@ -46,8 +46,8 @@ FROM (
 )
 JOIN (
   -- how often the target was scraped: a state that was there for half of a minute counts half
-  SELECT minute, instance_key, session_key, count(DISTINCT time_unix_nano) AS times
-  FROM ray_samples WHERE metric_name IN ('ray_node_cpu_count', 'target_info')
+  SELECT minute, instance_key, session_key, count(DISTINCT time) AS times
+  FROM ray_scrapes WHERE endpoint = 'node'
   GROUP BY ALL
 ) USING (minute, instance_key, session_key)
 LEFT JOIN ray_targets AS t USING (session_key, instance_key)
