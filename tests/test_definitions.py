@@ -24,7 +24,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 )
 
 from harness import LIMITS, Server, gauge_request
-from rayotel.errors import UsageError
+from rayotel.errors import QueryError, UsageError
 from rayotel.lake.schema import EVENT_COLUMNS, METRIC_TYPES
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
@@ -156,6 +156,11 @@ def test_only_what_is_mentioned_is_made() -> None:
     assert [one.name for one in definitions.needed(sql)] == ["ray_samples"]
 
 
+def test_a_label_is_every_column_that_is_not_fixed() -> None:
+    """The macro's list and the schema's are the same."""
+    assert set(re.findall(r"'(\w+)'", ALL["metric_is_label"].sql)) == set(METRIC_TYPES)
+
+
 def test_an_unknown_name_is_explained() -> None:
     """`rayotel views NAME` with a name that there is not."""
     with pytest.raises(UsageError, match="no view or macro 'nothing'"):
@@ -210,6 +215,37 @@ def test_a_stream_named_like_a_view_is_still_itself(tmp_path: Path) -> None:
     gauges(storage, "m", [1.0], stream="ray_samples")
     rows = asked(storage, "SELECT data_point_value AS v FROM ray_samples")
     assert rows == [{"v": 1.0}]
+
+
+# -- minutes of nodes ------------------------------------------------------------------------------
+
+
+def test_only_the_families_that_are_named_are_there(tmp_path: Path) -> None:
+    """The columns of the others are null; a family that there is not is an error."""
+    storage = open_storage(str(tmp_path))
+    samples = {"ray_node_cpu_utilization": (10.0, 30.0), "ray_node_mem_used": (5.0,)}
+    write(
+        storage,
+        *(
+            gauge_request(value, name=name, time_unix_nano=T0 + n * SECOND, instance="a")
+            for name, values in samples.items()
+            for n, value in enumerate(values)
+        ),
+    )
+    sql = "SELECT cpu_mean_pct AS cpu, cpu_peak_pct AS peak, memory_used_bytes AS memory"
+    rows = asked(storage, f"{sql} FROM ray_node_minutes(['cpu'])")
+    assert rows == [{"cpu": 20.0, "peak": 30.0, "memory": None}]
+    (row,) = asked(storage, f"{sql} FROM ray_node_minutes(['cpu', 'memory'])")
+    assert row["memory"] == 5.0
+    with pytest.raises(QueryError, match="coffee"):
+        asked(storage, "FROM ray_node_minutes(['coffee'])")
+
+
+def test_every_metric_of_a_family_has_a_column() -> None:
+    """What is read is used."""
+    read = re.findall(r"'(ray_\w+)'", ALL["ray_family_metrics"].sql)
+    used = re.findall(r"'(ray_node_\w+|ray_object_store_\w+)'", ALL["ray_node_minutes"].sql)
+    assert set(read) == set(used)
 
 
 # -- increases -------------------------------------------------------------------------------------

@@ -214,16 +214,16 @@ def streams(
 
 @cli.command()
 @click.argument("name", required=False)
-@click.option("--stream", default="raymetrics", show_default=True, metavar="STREAM",
-    help="The stream to look into.",
-)  # fmt: skip
+@click.option(
+    "--stream", metavar="STREAM", help="The stream to look into; else the setting metrics_stream."
+)
 @click.option("--all", "with_unseen", is_flag=True, help="Also list what is known and not there.")
 @range_options
 @output_options
 @lake_options
 def metrics(
     name: str | None,
-    stream: str,
+    stream: str | None,
     with_unseen: bool,
     since: str | None,
     from_: str | None,
@@ -242,9 +242,11 @@ def metrics(
     """
     from rayotel.query import metrics as metering
 
-    storage, limits, asked, cache = open_lake(config.load(lake), since, from_, to)
-    range_ = metering.bounded(storage, stream, asked)
-    there = metering.Lake(storage, stream, range_, limits, cache)
+    settings = config.load(lake)
+    storage, limits, asked, cache = open_lake(settings, since, from_, to)
+    looked = stream or settings.metrics_stream
+    range_ = metering.bounded(storage, looked, asked)
+    there = metering.Lake(storage, looked, range_, limits, cache, may_be_missing=stream is None)
     if name is not None:
         facts = metering.described(there, name)
         table = metering.table(facts, metering.Fact)
@@ -252,9 +254,9 @@ def metrics(
         table = metering.table(metering.seen(there, with_unseen=with_unseen), metering.SeenMetric)
     write(table.schema, table.to_batches(), format_, output)
     if not there.is_there:
-        say(f"no stream '{stream}' in '{storage.url}': this is only what is known of Ray's metrics")
+        say(f"no stream '{looked}' in '{storage.url}': this is only what is known of Ray's metrics")
     elif not table.num_rows:
-        say(f"no metrics in stream '{stream}' in this time range")
+        say(f"no metrics in stream '{looked}' in this time range")
 
 
 @cli.command()
