@@ -18,34 +18,18 @@ WITH waiting AS (
   WHERE phase = 'waiting'
     AND NOT ray_is_internal(task)
   UNION ALL
-  SELECT minute, ray_cluster(cluster_key, t.cluster_id), nullif(session_key, ''),
-         'scheduler', NULL,
-         CASE reason
+  SELECT minute, cluster_id, session, 'scheduler', NULL,
+         CASE metric_Reason
            WHEN 'Infeasible' THEN 'resources that no node has'
            WHEN 'WaitingForResources' THEN 'a node with free resources'
            WHEN 'WaitingForPlasmaMemory' THEN 'room in the object store'
            WHEN 'WaitingForRemoteResources' THEN 'free resources on another node'
            WHEN 'WaitingForWorkers' THEN 'its worker begins'
-           ELSE reason
+           ELSE metric_Reason
          END,
-         reason, sum(total / times)
-  FROM (
-    SELECT minute, instance_key, session_key, cluster_key, reason, sum(one) AS total
-    FROM (  -- a scrape may be stored twice
-      SELECT minute, instance_key, session_key, cluster_key, series_id, time_unix_nano,
-             metric_Reason AS reason, max(data_point_value) AS one
-      FROM ray_samples
-      WHERE metric_name = 'ray_scheduler_unscheduleable_tasks' AND data_point_value > 0
-      GROUP BY ALL
-    )
-    GROUP BY minute, instance_key, session_key, cluster_key, reason
-  )
-  JOIN (  -- how often the target was scraped
-    SELECT minute, instance_key, session_key, count(DISTINCT time) AS times
-    FROM ray_scrapes WHERE endpoint = 'node'
-    GROUP BY ALL
-  ) USING (minute, instance_key, session_key)
-  LEFT JOIN ray_targets AS t USING (session_key, instance_key)
+         metric_Reason, sum(mean_count)
+  FROM ray_mean_counts('ray_scheduler_unscheduleable_tasks')
+  WHERE mean_count > 0
   GROUP BY ALL
 )
 SELECT cluster_id, session, reported_by, task, waits_for, state,

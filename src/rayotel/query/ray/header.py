@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from rayotel.errors import UsageError
 
 _LINE = re.compile(r"-- ([a-z]+): (.*)")
-_PAIR = re.compile(r"(?P<name>\.\.\.|[a-z][a-z0-9_]*): (?P<meaning>.+)")
+_PAIR = re.compile(r"(?P<name>\.\.\.|[A-Za-z][A-Za-z0-9_]*): (?P<meaning>.+)")
 # comments and strings of every kind, and quoted names, each to its end
 _TOKEN = re.compile(
     r"""--[^\n]* | /\*.*?\*/ | "(?:[^"]|"")*"

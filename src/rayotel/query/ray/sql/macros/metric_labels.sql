@@ -15,7 +15,8 @@ FROM (
     FROM metric_sent_labels(stream) WHERE time_unix_nano >= since GROUP BY metric_name
     UNION ALL
     SELECT metric_name, nullif(count(nullif(COLUMNS(lambda name: metric_is_label(name)), '')), 0)
-    FROM metric_sent_labels(stream) WHERE list_contains(early::VARCHAR[], metric_name) GROUP BY metric_name
+    FROM metric_sent_labels(stream) WHERE list_contains(early::VARCHAR[], metric_name)
+    GROUP BY metric_name
   )
   ON COLUMNS(* EXCLUDE (metric_name)) INTO NAME label VALUE points
 );

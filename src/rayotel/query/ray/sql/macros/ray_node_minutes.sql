@@ -48,8 +48,8 @@ SELECT minute, ray_cluster(cluster_key, cluster_id) AS cluster_id,
        disk_used_bytes, disk_used_pct, disk_read_bytes_per_second, disk_written_bytes_per_second,
        network_received_bytes_per_second, network_sent_bytes_per_second,
        gpus, gpu_mean_pct,
-       gpus * 1048576 * gram_used AS gpu_memory_used_bytes,  -- MiB, a series for each GPU
-       gpus * 1048576 * (gram_used + gram_available) AS gpu_memory_total_bytes,
+       gpus * gram_used AS gpu_memory_used_bytes,
+       gpus * (gram_used + gram_available) AS gpu_memory_total_bytes,
        100 * gram_used / nullif(gram_used + gram_available, 0) AS gpu_memory_used_pct,
        store_used AS object_store_used_bytes,
        store_used + store_available AS object_store_capacity_bytes,
@@ -80,8 +80,11 @@ FROM (
            AS network_sent_bytes_per_second,
          nullif(count(DISTINCT metric_GpuIndex), 0) AS gpus,
          avg(data_point_value) FILTER (metric_name = 'ray_node_gpus_utilization') AS gpu_mean_pct,
-         avg(data_point_value) FILTER (metric_name = 'ray_node_gram_used') AS gram_used,
-         avg(data_point_value) FILTER (metric_name = 'ray_node_gram_available') AS gram_available,
+         -- in MiB, a series for each GPU
+         1048576 * avg(data_point_value)
+           FILTER (metric_name = 'ray_node_gram_used') AS gram_used,
+         1048576 * avg(data_point_value)
+           FILTER (metric_name = 'ray_node_gram_available') AS gram_available,
          -- of one size: when most is used, least is available
          max(data_point_value)
            FILTER (metric_name = 'ray_object_store_used_memory') AS store_used,

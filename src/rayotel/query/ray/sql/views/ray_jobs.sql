@@ -16,7 +16,7 @@
 -- column: is_internal: whether it is of Ray's own doing; null from metrics
 -- column: source: events or metrics
 -- example: SELECT cluster_id, job_id, status, run_seconds, source FROM ray_jobs ORDER BY began
--- needs: ray_cluster, ray_has_events, ray_job_runs, ray_samples, ray_targets
+-- needs: ray_cluster, ray_has_events, ray_job_over_seconds, ray_job_runs, ray_samples, ray_targets
 CREATE VIEW ray_jobs AS
 WITH aged AS (
   SELECT session_key, cluster_key, metric_JobId AS job_id, max(instance_key) AS instance_key,
@@ -32,9 +32,10 @@ SELECT began AS time, ray_cluster(cluster_key, t.cluster_id) AS cluster_id,
        nullif(session_key, '') AS session, NULL::VARCHAR AS node, NULL::VARCHAR AS instance,
        job_id,
        NULL::VARCHAR AS submission_id, NULL::VARCHAR AS entrypoint, began,
-       if(t.last_seen - a.last_seen > INTERVAL 45 SECONDS, a.last_seen, NULL) AS ended,
+       if(t.last_seen - a.last_seen > to_seconds(ray_job_over_seconds()),
+          a.last_seen, NULL) AS ended,
        epoch(a.last_seen - began) AS run_seconds,
-       if(t.last_seen - a.last_seen > INTERVAL 45 SECONDS, 'ENDED', 'RUNNING') AS status,
+       if(ended IS NULL, 'RUNNING', 'ENDED') AS status,
        NULL::VARCHAR AS message, NULL::BOOLEAN AS is_internal, 'metrics' AS source
 FROM aged AS a LEFT JOIN ray_targets AS t USING (session_key, instance_key)
 WHERE NOT ray_has_events(session_key, [

@@ -16,7 +16,7 @@
 -- column: is_missing: whether it is silent for more than a minute while others report
 -- column: latest_arrival_seconds: longest time that a scrape took to arrive here
 -- example: SELECT node, last_seen, silent_seconds FROM ray_series_health WHERE is_missing
--- needs: ray_cluster, ray_node, ray_node_from, ray_scrapes, ray_targets
+-- needs: ray_cluster, ray_gauge_kept_seconds, ray_node, ray_node_from, ray_scrapes, ray_targets
 CREATE VIEW ray_series_health AS
 WITH spaced AS (
   SELECT series_id, instance_key, session_key, address_key, cluster_key,
@@ -32,7 +32,7 @@ by_series AS (
          count(*) FILTER (gap IS NULL OR gap > 0) AS scrapes,
          min(moment) AS first_seen, max(moment) AS last_seen,
          mode(round(gap)) AS typical_seconds, max(gap) AS longest_gap_seconds,
-         count(*) FILTER (gap > 20) AS gaps,
+         count(*) FILTER (gap > ray_gauge_kept_seconds()) AS gaps,
          max(epoch(arrived_at - moment)) AS latest_arrival_seconds
   FROM spaced GROUP BY series_id
 ),
