@@ -113,7 +113,7 @@ _FAILED = f"max_over_time({_TASKS}[1m])"
 _FAILED_BEFORE = f"max_over_time({_TASKS}[1m] offset 1m)"
 _SHIPPED = (
     Question(
-        "node-cpu", ("node",), "avg_cpu", ("instance",),
+        "node-cpu", ("node",), "cpu_mean_pct", ("instance",),
         (
             "avg_over_time(ray_node_cpu_utilization[1m])",
             "max_over_time(ray_node_cpu_utilization[1m])",
@@ -122,7 +122,7 @@ _SHIPPED = (
         step=STEP_SECONDS,
     ),
     Question(
-        "node-memory", ("node",), "used_bytes", ("instance",),
+        "node-memory", ("node",), "memory_used_bytes", ("instance",),
         (
             "max_over_time(ray_node_cgroup_mem_used[1m])",
             "max_over_time(ray_node_cgroup_mem_total[1m])",
@@ -130,7 +130,7 @@ _SHIPPED = (
         step=STEP_SECONDS,
     ),
     Question(
-        "object-store", ("node",), "used_pct", ("instance",),
+        "object-store", ("node",), "object_store_used_pct", ("instance",),
         (
             "100 * max_over_time(ray_object_store_used_memory[1m])"
             " / (max_over_time(ray_object_store_used_memory[1m])"
@@ -149,7 +149,7 @@ _SHIPPED = (
         step=STEP_SECONDS, is_total=True, tolerance=0.2,
     ),
     Question(
-        "fleet", ("session",), "avg_cpu", ("SessionName",),
+        "fleet", ("session",), "cpu_mean_pct", ("SessionName",),
         (
             "avg by (SessionName) (avg_over_time(ray_node_cpu_utilization[{range}]))",
             "count by (SessionName) (last_over_time(ray_node_cpu_count[{range}]))",

@@ -14,15 +14,11 @@
 -- column: last_at: when the last of them happened
 -- column: example: what Ray says of the last death, its beginning
 -- column: source: events or metrics
-WITH told AS (  -- sessions whose actors are known from events
-  SELECT DISTINCT session_name AS session FROM rayevents
-  WHERE event_type = 'ACTOR_LIFECYCLE_EVENT' AND session_name IS NOT NULL
-),
-steps AS (
+WITH steps AS (
   SELECT cluster_id, session, job_id, actor, state, reason, time, message
   FROM ray_actor_events WHERE state = 'RESTARTING' AND NOT is_internal
   UNION ALL
-  -- a death may be told of more than once
+  -- a death may be reported more than once
   SELECT max(cluster_id), session, max(job_id), max(actor), 'DEAD',
          arg_min(reason, time), min(time), arg_min(message, time)
   FROM ray_actor_events WHERE state = 'DEAD' AND NOT is_internal
@@ -46,14 +42,11 @@ reasons AS (
   GROUP BY ALL
 ),
 crashed AS (
-  SELECT coalesce(metric_instance, '') AS instance_key,
-         coalesce(metric_SessionName, '') AS session_key,
-         coalesce(nullif(metric_cluster_id, ''), cluster_id, '') AS cluster_key,
-         regexp_replace(metric_label_Name, '\.__init__$', '') AS actor,
-         sum(increase) AS crashes, min(time) AS first_at, max(time) AS last_at
-  FROM metric_increase('raymetrics', 'ray_node_manager_unexpected_worker_failure_total')
+  SELECT cluster_id, session, regexp_replace(metric_label_Name, '\.__init__$', '') AS actor,
+         sum(increase)::BIGINT AS crashes, min(time) AS first_at, max(time) AS last_at
+  FROM ray_increase('ray_node_manager_unexpected_worker_failure_total')
   WHERE metric_label_Type = 'Raylet.UnexpectedActorFailure.Total' AND increase > 0
-    AND coalesce(metric_SessionName, '') NOT IN (SELECT session FROM told)
+    AND NOT ray_has_events(session, ['ACTOR_LIFECYCLE_EVENT'])
     AND metric_label_Name NOT LIKE '\_ray\_internal%' ESCAPE '\'
   GROUP BY ALL
 ),
@@ -65,10 +58,9 @@ found AS (
     ON r.of_session IS NOT DISTINCT FROM e.session AND r.of_job_id IS NOT DISTINCT FROM e.job_id
    AND r.of_actor IS NOT DISTINCT FROM e.actor
   UNION ALL
-  SELECT coalesce(nullif(cluster_key, ''), cluster_id), nullif(session_key, ''), NULL, actor,
-         NULL, NULL, sum(crashes)::BIGINT, NULL, min(c.first_at), max(c.last_at), NULL, 'metrics'
-  FROM crashed AS c LEFT JOIN ray_targets USING (session_key, instance_key)
-  GROUP BY ALL
+  SELECT cluster_id, session, NULL, actor, NULL, NULL, crashes, NULL, first_at, last_at, NULL,
+         'metrics'
+  FROM crashed
 )
 FROM found
 WHERE coalesce(actor, '') LIKE $actor

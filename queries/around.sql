@@ -121,11 +121,13 @@ silences AS (
   SELECT 1 AS class, moment AS time, session, 'target fell silent' AS what, node AS place,
          NULL::DOUBLE AS before, NULL::DOUBLE AS after
   FROM gaps
-  WHERE is_after AND coalesce(moment_after, session_seen) - moment > INTERVAL 30 SECONDS
+  WHERE is_after AND coalesce(moment_after, session_seen) - moment
+                     > to_seconds(ray_silent_after_seconds())
   UNION ALL
   SELECT 1, moment, session, 'target reports', node, NULL, NULL
   FROM gaps
-  WHERE is_after AND moment - coalesce(moment_before, session_began) > INTERVAL 30 SECONDS
+  WHERE is_after AND moment - coalesce(moment_before, session_began)
+                     > to_seconds(ray_silent_after_seconds())
 ),
 nodes AS (
   SELECT 0 AS class, time, n.session,
@@ -169,7 +171,8 @@ counted AS (
     SELECT session, ended AS time, task, error_type AS reason, 1 AS times
     FROM ray_task_attempts WHERE state = 'FAILED' AND NOT is_internal
     UNION ALL BY NAME  -- by minutes: each in its middle
-    SELECT session, time + INTERVAL 30 SECONDS AS time, task, reason, failed_attempts AS times
+    SELECT session, minute + INTERVAL 30 SECONDS AS time, task, error_type AS reason,
+           failed_attempts AS times
     FROM ray_task_failures WHERE source = 'metrics'
   )
 ),

@@ -29,59 +29,23 @@ the_earlier AS (
 two AS (
   SELECT true AS is_later, * FROM the_later UNION ALL SELECT false, * FROM the_earlier
 ),
-minutes AS (  -- as in ray_nodes and ray_object_store, which read much more
-  SELECT minute, instance_key, session_key, address_key,
-         max(data_point_value) FILTER (metric_name = 'ray_node_cpu_count') AS cores,
-         avg(data_point_value) FILTER (metric_name = 'ray_node_cpu_utilization') AS cpu_pct,
-         max(data_point_value) FILTER (metric_name = 'ray_node_mem_used') AS node_used,
-         max(data_point_value) FILTER (metric_name = 'ray_node_mem_total') AS node_total,
-         max(data_point_value) FILTER (metric_name = 'ray_node_cgroup_mem_used') AS group_used,
-         max(data_point_value) FILTER (metric_name = 'ray_node_cgroup_mem_total') AS group_total,
-         max(data_point_value)
-           FILTER (metric_name = 'ray_object_store_used_memory') AS store_used,
-         min(data_point_value)
-           FILTER (metric_name = 'ray_object_store_available_memory') AS store_available
-  FROM ray_samples
-  WHERE metric_name IN (
-    'ray_node_cpu_count', 'ray_node_cpu_utilization', 'ray_node_mem_used', 'ray_node_mem_total',
-    'ray_node_cgroup_mem_used', 'ray_node_cgroup_mem_total', 'ray_object_store_used_memory',
-    'ray_object_store_available_memory')
-  GROUP BY ALL
-),
 nodes AS (
-  SELECT session_key AS session,
-         sum(cpu_pct * cores) / nullif(sum(if(cpu_pct IS NULL, NULL, cores)), 0) AS cpu_pct,
-         max(100 * if(group_used IS NULL OR group_total IS NULL,
-                      node_used / nullif(node_total, 0),
-                      group_used / nullif(group_total, 0))) AS memory_pct,
-         max(100 * store_used / nullif(store_used + store_available, 0)) AS store_pct
-  FROM minutes GROUP BY session_key
+  SELECT session, ray_cluster_cpu_pct(cpu_mean_pct, cores) AS cpu_pct,
+         max(memory_used_pct) AS memory_pct, max(object_store_used_pct) AS store_pct
+  FROM ray_node_minutes(['cpu', 'memory', 'object_store']) GROUP BY session
 ),
 told AS (  -- sessions whose tasks are known from events
   SELECT session, count(*) FILTER (state = 'FINISHED' AND NOT is_internal) AS finished
   FROM ray_task_attempts GROUP BY session
 ),
-counted AS (  -- running totals; a metric's first sample in its target's first scrape is history
-  SELECT session, sum(increase) FILTER (metric_name = 'ray_tasks') AS finished,
-         sum(increase) FILTER (metric_name <> 'ray_tasks') AS spilled_bytes
+counted AS (
+  SELECT session, sum(finished) AS finished, sum(spilled_bytes) AS spilled_bytes
   FROM (
-    SELECT nullif(session_key, '') AS session, metric_name,
-           CASE WHEN total_before IS NULL AND moment - t.first_seen < INTERVAL 15 SECONDS THEN 0
-                WHEN total_before IS NULL THEN total
-                -- a drop is an owner of tasks leaving, but a restart of what spills
-                WHEN total < total_before THEN if(metric_name = 'ray_tasks', 0, total)
-                ELSE total - total_before END AS increase
-    FROM (
-      SELECT time_unix_nano AS moment, session_key, instance_key, metric_name,
-             data_point_value AS total,
-             lag(data_point_value) OVER (PARTITION BY series_id ORDER BY time_unix_nano)
-               AS total_before
-      FROM ray_samples
-      WHERE metric_name = 'ray_spill_manager_objects_bytes' AND metric_State = 'Spilled'
-         OR metric_name = 'ray_tasks' AND metric_State = 'FINISHED'
-            AND NOT ray_is_internal(metric_label_Name)
-    )
-    LEFT JOIN ray_targets AS t USING (session_key, instance_key)
+    SELECT session, attempts AS finished, NULL::DOUBLE AS spilled_bytes
+    FROM ray_task_ends WHERE state = 'FINISHED'
+    UNION ALL
+    SELECT session, NULL, increase
+    FROM ray_increase('ray_spill_manager_objects_bytes') WHERE metric_State = 'Spilled'
   )
   GROUP BY session
 ),

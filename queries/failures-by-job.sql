@@ -8,7 +8,7 @@
 -- column: job_id: 8 hex digits; null from metrics
 -- column: submission_id: of a job that was submitted
 -- column: task: name of the task or actor method
--- column: reason: Ray's error type; null from metrics
+-- column: error_type: Ray's word for why they failed; null from metrics
 -- column: failed_attempts: attempts that failed for this reason
 -- column: failed_tasks: tasks whose last known attempt is one of them; null from metrics
 -- column: first_at: when the first of them failed; from metrics the minute
@@ -26,7 +26,7 @@ attempts AS (
   WHERE NOT is_internal
 ),
 failed AS (
-  SELECT cluster_id, session, job_id, submission_id, task, error_type AS reason,
+  SELECT cluster_id, session, job_id, submission_id, task, error_type,
          count(*) AS failed_attempts, count(*) FILTER (is_last) AS failed_tasks,
          min(ended) AS first_at, max(ended) AS last_at,
          left(arg_max(if(error_type = 'TASK_EXECUTION_EXCEPTION',
@@ -40,15 +40,15 @@ failed AS (
   GROUP BY ALL
   UNION ALL BY NAME
   SELECT cluster_id, session, NULL::VARCHAR AS job_id, NULL::VARCHAR AS submission_id, task,
-         NULL::VARCHAR AS reason, sum(failed_attempts)::BIGINT AS failed_attempts,
-         NULL::BIGINT AS failed_tasks, min(time) AS first_at, max(time) AS last_at,
+         NULL::VARCHAR AS error_type, sum(failed_attempts)::BIGINT AS failed_attempts,
+         NULL::BIGINT AS failed_tasks, min(minute) AS first_at, max(minute) AS last_at,
          NULL::VARCHAR AS example, 'metrics' AS source
   FROM ray_task_failures WHERE source = 'metrics'
   GROUP BY ALL
 )
-SELECT cluster_id, session, job_id, submission_id, task, reason, failed_attempts, failed_tasks,
+SELECT cluster_id, session, job_id, submission_id, task, error_type, failed_attempts, failed_tasks,
        first_at, last_at, example, source
 FROM failed
 WHERE coalesce(job_id, '') LIKE $job OR submission_id LIKE $job
-ORDER BY failed_attempts DESC, cluster_id, session, job_id, task, reason
+ORDER BY failed_attempts DESC, cluster_id, session, job_id, task, error_type
 LIMIT $limit::BIGINT

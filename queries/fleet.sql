@@ -5,27 +5,19 @@
 -- column: nodes: nodes that reported their CPUs
 -- column: first_seen: first scrape or event of the session
 -- column: last_seen: last scrape or event of the session
--- column: avg_cpu: mean CPU use, each node weighted by its CPUs, 0 to 100
+-- column: cpu_mean_pct: mean CPU use, each node weighted by its CPUs, 0 to 100
 -- column: failed_attempts: task attempts that failed
 -- column: jobs: jobs that ran, Ray's own left out
 WITH cpu AS (
-  SELECT session_key AS session,
-         sum(busy * cores) / nullif(sum(if(busy IS NULL, NULL, cores)), 0) AS avg_cpu
-  FROM (
-    SELECT session_key, instance_key, address_key, minute,
-           avg(data_point_value) FILTER (metric_name = 'ray_node_cpu_utilization') AS busy,
-           sum(data_point_value) FILTER (metric_name = 'ray_node_cpu_count') AS cores
-    FROM ray_samples
-    WHERE metric_name IN ('ray_node_cpu_utilization', 'ray_node_cpu_count')
-    GROUP BY ALL
-  )
-  GROUP BY ALL
+  -- a node that was scraped less often counts less
+  SELECT session, ray_cluster_cpu_pct(cpu_mean_pct, cores * scrapes) AS cpu_mean_pct
+  FROM ray_node_minutes(['cpu']) GROUP BY session
 ),
 failures AS (
   SELECT session, sum(failed_attempts)::BIGINT AS failed_attempts
   FROM ray_task_failures GROUP BY ALL
 )
-SELECT cluster_id, session, nodes, first_seen, last_seen, avg_cpu,
+SELECT cluster_id, session, nodes, first_seen, last_seen, cpu_mean_pct,
        coalesce(failed_attempts, 0) AS failed_attempts, jobs
 FROM ray_sessions
 LEFT JOIN cpu USING (session)

@@ -10,24 +10,14 @@
 -- column: core_hours: CPUs of its nodes, times hours
 -- column: core_hours_used: of these, in use
 -- column: core_hours_idle: of these, in idle minutes
-WITH nodes AS (  -- as in ray_nodes, which reads much more
-  SELECT minute, instance_key, session_key, address_key, cluster_key,
-         max(data_point_value) FILTER (metric_name = 'ray_node_cpu_count') AS cores,
-         avg(data_point_value) FILTER (metric_name = 'ray_node_cpu_utilization') AS cpu_pct
-  FROM ray_samples
-  WHERE metric_name IN ('ray_node_cpu_count', 'ray_node_cpu_utilization')
-  GROUP BY ALL
-),
-sized AS (
-  SELECT minute AS moment, nullif(session_key, '') AS session,
-         max(coalesce(nullif(cluster_key, ''), t.cluster_id)) AS cluster_id,
+WITH sized AS (
+  SELECT minute AS moment, session, max(cluster_id) AS cluster_id,
          sum(cores) / 60 AS core_hours,
-         sum(cpu_pct * cores) / 6000 AS core_hours_used,
-         sum(cpu_pct * cores) / nullif(sum(if(cpu_pct IS NULL, NULL, cores)), 0) AS cpu_pct
-  FROM nodes
-  LEFT JOIN ray_targets AS t USING (session_key, instance_key)
+         sum(cpu_mean_pct * cores) / 6000 AS core_hours_used,
+         ray_cluster_cpu_pct(cpu_mean_pct, cores) AS cpu_pct
+  FROM ray_node_minutes(['cpu'])
   WHERE cores IS NOT NULL
-  GROUP BY minute, session_key
+  GROUP BY minute, session
 ),
 taken AS (  -- one scrape with a CPU taken is enough
   SELECT minute AS moment, nullif(session_key, '') AS session,

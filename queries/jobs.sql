@@ -10,7 +10,7 @@
 -- column: status: SUCCEEDED, FAILED or STOPPED of a submission; FINISHED of a driver; RUNNING; from metrics RUNNING or ENDED
 -- column: ended: when it was over; null while it runs
 -- column: run_seconds: from began to ended, or as far as is known
--- column: finished_tasks: attempts of its tasks that came to a good end; null from metrics
+-- column: finished_attempts: attempts of its tasks that came to a good end; null from metrics
 -- column: failed_attempts: attempts of its tasks that failed; null from metrics
 -- column: failed_tasks: tasks whose last known attempt failed; null from metrics
 -- column: message: what Ray says of its end, its beginning
@@ -20,11 +20,11 @@ WITH attempts AS (
          attempt = max(attempt) OVER (PARTITION BY session, task_id) AS is_last
   FROM ray_task_attempts
   WHERE NOT is_internal
-    AND NOT starts_with(task_id, repeat('f', 40))  -- a driver, also where its kind is not told
+    AND NOT ray_is_driver(task_id)
 ),
 tasks AS (
   SELECT session AS of_session, job_id AS of_job_id,
-         count(*) FILTER (state = 'FINISHED') AS finished_tasks,
+         count(*) FILTER (state = 'FINISHED') AS finished_attempts,
          count(*) FILTER (state = 'FAILED') AS failed_attempts,
          count(*) FILTER (state = 'FAILED' AND is_last) AS failed_tasks
   FROM attempts GROUP BY ALL
@@ -32,7 +32,7 @@ tasks AS (
 FROM (
   SELECT j.began, j.cluster_id, j.session, j.job_id, j.submission_id,
          right(j.entrypoint, 60) AS entrypoint, j.status, j.ended, j.run_seconds,
-         if(j.source = 'events', coalesce(t.finished_tasks, 0), NULL) AS finished_tasks,
+         if(j.source = 'events', coalesce(t.finished_attempts, 0), NULL) AS finished_attempts,
          if(j.source = 'events', coalesce(t.failed_attempts, 0), NULL) AS failed_attempts,
          if(j.source = 'events', coalesce(t.failed_tasks, 0), NULL) AS failed_tasks,
          left(j.message, 200) AS message, j.source

@@ -13,11 +13,7 @@
 -- column: back_at: when its place was filled again; null where it was not
 -- column: away_seconds: from lost_at to back_at
 -- column: source: events or metrics
-WITH told AS (  -- sessions whose nodes are known from events
-  SELECT DISTINCT session_name AS session FROM rayevents
-  WHERE event_type = 'NODE_LIFECYCLE_EVENT' AND session_name IS NOT NULL
-),
-steps AS (  -- a step may be told of more than once
+WITH steps AS (  -- a step may be reported more than once
   SELECT session, node_id, max(cluster_id) AS cluster_id, max(address) AS address,
          state, min(time) AS time, arg_min(reason, time) AS reason,
          arg_min(message, time) AS message, if(state = 'DEAD', -1, 1) AS change
@@ -42,9 +38,9 @@ declared AS (
   GROUP BY d.session, d.node_id, d.time
 ),
 scrapes AS (
-  SELECT DISTINCT session_key, instance_key, address_key, cluster_key, time_unix_nano AS moment
-  FROM ray_samples
-  WHERE metric_name = 'ray_node_cpu_count' AND session_key NOT IN (SELECT session FROM told)
+  SELECT DISTINCT session_key, instance_key, address_key, cluster_key, time AS moment
+  FROM ray_scrapes
+  WHERE endpoint = 'node' AND NOT ray_has_events(session_key, ['NODE_LIFECYCLE_EVENT'])
 ),
 steady AS (  -- the last scrape of the session stands behind every node's last
   SELECT *, coalesce(lead(moment) OVER one_node, max(moment) OVER one_session) AS next_moment,
@@ -71,20 +67,15 @@ silences AS (
   ) > 0
 ),
 failures AS (  -- a row for every node that the head counted
-  SELECT time, session_key, instance_key, cluster_key, unnest(range(increase::BIGINT)) AS nth
-  FROM (
-    SELECT time, increase, coalesce(metric_SessionName, '') AS session_key,
-           coalesce(metric_instance, '') AS instance_key,
-           coalesce(nullif(metric_cluster_id, ''), cluster_id, '') AS cluster_key
-    FROM metric_increase('raymetrics', 'ray_node_failure_total')
-  )
-  WHERE increase > 0 AND session_key NOT IN (SELECT session FROM told)
+  SELECT time, session, cluster_id, unnest(range(increase::BIGINT)) AS nth
+  FROM ray_increase('ray_node_failure_total')
+  WHERE increase > 0 AND NOT ray_has_events(session, ['NODE_LIFECYCLE_EVENT'])
 ),
 unexplained AS (  -- Ray needs up to a minute to declare a node dead, and then comes a scrape
   SELECT * FROM failures AS f
   WHERE nth >= (
     SELECT count(*) FROM silences AS s
-    WHERE s.session_key = f.session_key
+    WHERE s.session_key = coalesce(f.session, '')
       AND f.time BETWEEN s.lost_at AND s.lost_at + INTERVAL 3 MINUTES
   )
 ),
@@ -94,14 +85,13 @@ lost AS (
          'events' AS source
   FROM declared
   UNION ALL
-  SELECT lost_at, coalesce(nullif(cluster_key, ''), t.cluster_id),
+  SELECT lost_at, ray_cluster(cluster_key, t.cluster_id),
          ray_node(instance_key, address_key), nullif(address_key, ''),
          NULL, NULL, NULL, back_at, 'metrics'
   FROM silences LEFT JOIN ray_targets AS t USING (session_key, instance_key)
   UNION ALL
-  SELECT time, coalesce(nullif(cluster_key, ''), t.cluster_id), NULL, NULL, NULL, NULL, NULL,
-         NULL, 'metrics'
-  FROM unexplained LEFT JOIN ray_targets AS t USING (session_key, instance_key)
+  SELECT time, cluster_id, NULL, NULL, NULL, NULL, NULL, NULL, 'metrics'
+  FROM unexplained
 )
 FROM (
   SELECT lost_at, cluster_id, node, address, reason, message, is_expected, back_at,

@@ -1,29 +1,24 @@
 -- question: Which tasks and actors were killed because memory ran out, when and where?
 -- note: These are kills by Ray's own memory monitor. The kernel's kills look like crashes to Ray: see worker-crashes. Ray tries such a task again without counting, so one hungry task can be killed many times.
 -- parameter: limit = 1000: at most so many rows, the latest
--- column: minute: UTC minute of the kill; from metrics of the scrape that showed it
+-- column: minute: start of the minute, UTC, of the kill; from metrics of the scrape that showed it
 -- column: cluster_id: which cluster
 -- column: node: from events its node id; from metrics the scrape target, else the address
 -- column: job_id: 8 hex digits; null from metrics
 -- column: kind: task or actor; null where nothing says
--- column: name: of the task or actor method that ran; null where nothing says
+-- column: task: name of the task or actor method that ran; null where nothing says
 -- column: kills: how many
 -- column: memory_used_bytes: most memory of one of them at its end; null where Ray does not say
 -- column: example: what Ray says of one of them, its beginning; null from metrics
 -- column: source: events or metrics
-WITH told AS (  -- sessions whose workers or tasks are known from events
-  SELECT DISTINCT session_name AS session FROM rayevents
-  WHERE event_type IN ('WORKER_LIFECYCLE_EVENT', 'TASK_LIFECYCLE_EVENT')
-    AND session_name IS NOT NULL
-),
-killed AS (
+WITH killed AS (
   SELECT session, worker_id, min(time) AS time, max(cluster_id) AS cluster_id,
          max(node_id) AS node_id, max(job_id) AS job_id,
          max(memory_used_bytes) AS memory_used_bytes, max(message) AS message
   FROM ray_worker_events WHERE state = 'DEAD' AND reason = 'NODE_OUT_OF_MEMORY'
   GROUP BY session, worker_id
 ),
-ran AS (  -- what such a worker last ran, and what failed for memory on a worker nobody told of
+ran AS (  -- what such a worker last ran, and what failed for memory on a worker without events
   SELECT session AS of_session, worker_id AS of_worker_id,
          coalesce(worker_id, task_id || attempt) AS place,
          max(coalesce(ended, started, time)) AS failed_at,
@@ -44,31 +39,28 @@ kills AS (
          coalesce(k.node_id, r.node_id) AS node, coalesce(k.job_id, r.job_id) AS job_id,
          CASE WHEN r.kind LIKE 'ACTOR%' THEN 'actor' WHEN r.kind IS NOT NULL THEN 'task' END
            AS kind,
-         r.task AS name, 1 AS kills, k.memory_used_bytes,
+         r.task, 1 AS kills, k.memory_used_bytes,
          coalesce(k.message, r.message) AS message, 'events' AS source
   FROM killed AS k
   FULL JOIN ran AS r
     ON r.of_session IS NOT DISTINCT FROM k.session AND r.of_worker_id = k.worker_id
   WHERE k.worker_id IS NOT NULL OR r.is_for_memory
   UNION ALL
-  SELECT m.time, coalesce(nullif(m.metric_cluster_id, ''), m.cluster_id, t.cluster_id),
-         coalesce(nullif(m.metric_instance, ''), nullif(m.metric_NodeAddress, '')), NULL,
-         CASE WHEN m.metric_label_Type LIKE '%ActorEviction%' THEN 'actor'
-              WHEN m.metric_label_Type LIKE '%TaskEviction%' THEN 'task' END,
-         m.metric_label_Name, m.increase, NULL, NULL, 'metrics'
-  FROM metric_increase('raymetrics', 'ray_memory_manager_worker_eviction_total') AS m
-  LEFT JOIN ray_targets AS t
-    ON t.session_key = coalesce(m.metric_SessionName, '')
-   AND t.instance_key = coalesce(m.metric_instance, '')
-  WHERE m.increase > 0 AND coalesce(m.metric_SessionName, '') NOT IN (SELECT session FROM told)
+  SELECT time, cluster_id, node, NULL,
+         CASE WHEN metric_label_Type LIKE '%ActorEviction%' THEN 'actor'
+              WHEN metric_label_Type LIKE '%TaskEviction%' THEN 'task' END,
+         metric_label_Name, increase, NULL, NULL, 'metrics'
+  FROM ray_increase('ray_memory_manager_worker_eviction_total')
+  WHERE increase > 0
+    AND NOT ray_has_events(session, ['WORKER_LIFECYCLE_EVENT', 'TASK_LIFECYCLE_EVENT'])
 )
 FROM (
-  SELECT date_trunc('minute', time) AS minute, cluster_id, node, job_id, kind, name,
+  SELECT date_trunc('minute', time) AS minute, cluster_id, node, job_id, kind, task,
          sum(kills)::BIGINT AS kills, max(memory_used_bytes) AS memory_used_bytes,
          left(max(message), 200) AS example, source
   FROM kills
   GROUP BY ALL
-  ORDER BY minute DESC, cluster_id, node, job_id, name
+  ORDER BY minute DESC, cluster_id, node, job_id, task
   LIMIT $limit::BIGINT
 )
-ORDER BY minute, cluster_id, node, job_id, name
+ORDER BY minute, cluster_id, node, job_id, task

@@ -17,7 +17,7 @@ WITH attempts AS (
   SELECT *, max(attempt) OVER (PARTITION BY session, task_id) AS last_attempt
   FROM ray_task_attempts
   WHERE NOT is_internal
-    AND NOT starts_with(task_id, repeat('f', 16))  -- makes an actor, also where that is not told
+    AND NOT starts_with(task_id, repeat('f', 16))  -- makes an actor, also where its kind is not known
 ),
 retried AS (
   SELECT cluster_id, session, job_id, task,

@@ -1,20 +1,16 @@
 -- question: Which worker processes ended unexpectedly, when, where, and what did they run?
 -- note: A worker that crashed, or that the kernel killed, is SYSTEM_ERROR; one that Ray killed to save its node NODE_OUT_OF_MEMORY. A task's own exception ends no worker. From metrics each node counts by the name of what ran, which leaves out idle workers and those that die with their node; where no node counts, the head's number stands, without node and name.
 -- parameter: limit = 1000: at most so many rows, the latest
--- column: minute: UTC minute of the end; from metrics of the scrape that showed it
+-- column: minute: start of the minute, UTC, of the end; from metrics of the scrape that showed it
 -- column: cluster_id: which cluster
 -- column: node: from events its node id; from metrics the scrape target, else the address
 -- column: job_id: 8 hex digits; null from metrics
--- column: name: task or actor method that it last ran; null where nothing says
+-- column: task: task or actor method that it last ran; null where nothing says
 -- column: reason: how it ended, Ray's word; null from metrics
 -- column: workers: how many
 -- column: example: what Ray says of one of them, its beginning; null from metrics
 -- column: source: events or metrics
-WITH told AS (  -- sessions whose workers are known from events
-  SELECT DISTINCT session_name AS session FROM rayevents
-  WHERE event_type = 'WORKER_LIFECYCLE_EVENT' AND session_name IS NOT NULL
-),
-ended AS (  -- one may be told of more than once
+WITH ended AS (  -- one may be reported more than once
   SELECT session, worker_id, min(time) AS time, max(cluster_id) AS cluster_id,
          max(node_id) AS node, max(job_id) AS job_id, arg_min(reason, time) AS reason,
          arg_min(message, time) AS message
@@ -28,41 +24,33 @@ ran AS (
   GROUP BY ALL
 ),
 rises AS (
-  SELECT 1 AS teller, time, metric_instance, metric_SessionName, metric_NodeAddress,
-         metric_cluster_id, cluster_id, metric_label_Name AS task, increase
-  FROM metric_increase('raymetrics', 'ray_node_manager_unexpected_worker_failure_total')
+  SELECT 1 AS place, time, cluster_id, session, node, metric_label_Name AS task, increase
+  FROM ray_increase('ray_node_manager_unexpected_worker_failure_total')
   UNION ALL
-  SELECT 2, time, metric_instance, metric_SessionName, NULL, metric_cluster_id, cluster_id,
-         NULL, increase
-  FROM metric_increase('raymetrics', 'ray_unintentional_worker_failures_total')
+  SELECT 2, time, cluster_id, session, NULL, NULL, increase
+  FROM ray_increase('ray_unintentional_worker_failures_total')
 ),
-counted AS (  -- both count the same ends: the nodes tell more of them
-  SELECT *, coalesce(metric_SessionName, '') AS session_key,
-         coalesce(metric_instance, '') AS instance_key
-  FROM rises
-  QUALIFY teller = min(teller) OVER (PARTITION BY coalesce(metric_SessionName, ''))
+counted AS (  -- both count the same ends: the nodes report more of each
+  FROM rises QUALIFY place = min(place) OVER (PARTITION BY session)
 ),
 crashes AS (
-  SELECT e.time, e.cluster_id, e.node, e.job_id, nullif(r.task, '') AS name, e.reason,
+  SELECT e.time, e.cluster_id, e.node, e.job_id, nullif(r.task, '') AS task, e.reason,
          1 AS workers, e.message, 'events' AS source
   FROM ended AS e
   LEFT JOIN ran AS r
     ON r.of_session IS NOT DISTINCT FROM e.session AND r.of_worker_id = e.worker_id
   UNION ALL
-  SELECT m.time, coalesce(nullif(m.metric_cluster_id, ''), m.cluster_id, t.cluster_id),
-         if(teller = 1, coalesce(nullif(m.instance_key, ''), nullif(m.metric_NodeAddress, '')),
-            NULL),
-         NULL, m.task, NULL, m.increase, NULL, 'metrics'
-  FROM counted AS m LEFT JOIN ray_targets AS t USING (session_key, instance_key)
-  WHERE m.increase > 0 AND session_key NOT IN (SELECT session FROM told)
+  SELECT time, cluster_id, node, NULL, task, NULL, increase, NULL, 'metrics'
+  FROM counted
+  WHERE increase > 0 AND NOT ray_has_events(session, ['WORKER_LIFECYCLE_EVENT'])
 )
 FROM (
-  SELECT date_trunc('minute', time) AS minute, cluster_id, node, job_id, name, reason,
+  SELECT date_trunc('minute', time) AS minute, cluster_id, node, job_id, task, reason,
          sum(workers)::BIGINT AS workers,
          left(split_part(max(message), e'\n', 1), 200) AS example, source
   FROM crashes
   GROUP BY ALL
-  ORDER BY minute DESC, cluster_id, node, job_id, name, reason
+  ORDER BY minute DESC, cluster_id, node, job_id, task, reason
   LIMIT $limit::BIGINT
 )
-ORDER BY minute, cluster_id, node, job_id, name, reason
+ORDER BY minute, cluster_id, node, job_id, task, reason

@@ -19,7 +19,7 @@ MAX_MODULE_LINES = 500
 # Rooms from the lowest to the highest: a module imports from its own room and from lower lines, so
 # rooms of one line never meet. A name without a room is a module at the top.
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("__init__", "errors", "model", "durable"),
+    ("__init__", "errors", "model", "durable", "shipped"),
     ("config", "logs"),
     ("lake/storage",),
     ("lake",),

@@ -28,6 +28,7 @@ from rayotel.query.output.table import write_table
 from rayotel.query.ray import questions
 from rayotel.query.session import Limits
 from rayotel.replay import Recording
+from rayotel.shipped import shipped_directory
 
 START_TIMEOUT_SECONDS = 30.0
 STOP_TIMEOUT_SECONDS = 60.0
@@ -43,7 +44,7 @@ _ACTS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "failures-by-job",
-        "SELECT job_id, submission_id, task, reason, failed_attempts, failed_tasks,"
+        "SELECT job_id, submission_id, task, error_type, failed_attempts, failed_tasks,"
         " left(example, 40) AS example FROM ({sql})",
         "Whose job failed and why, from Ray's own events: attempts and tasks are not the same, for"
         " native_crash and transform were tried again.",
@@ -58,8 +59,8 @@ _ACTS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "object-store",
-        "SELECT minute, node, used_pct, spilled_bytes, fallback_bytes FROM ({sql})"
-        " WHERE used_pct > 0 ORDER BY minute, node",
+        "SELECT minute, node, object_store_used_pct, on_disk_bytes, fallback_bytes FROM ({sql})"
+        " WHERE object_store_used_pct > 0 ORDER BY minute, node",
         "The full object store: the head filled up and spilled to disk until its objects were"
         " released.",
     ),
@@ -77,26 +78,19 @@ _ACTS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "node-cpu",
-        "SELECT node, avg(avg_cpu) AS avg_cpu, max(max_cpu) AS max_cpu, max(cores) AS cores"
-        " FROM ({sql}) GROUP BY node ORDER BY avg_cpu DESC",
+        "SELECT node, avg(cpu_mean_pct) AS cpu_mean_pct, max(cpu_peak_pct) AS cpu_peak_pct,"
+        " max(cores) AS cores FROM ({sql}) GROUP BY node ORDER BY cpu_mean_pct DESC",
         "CPU by node, the busiest first: nodes on one host stay apart, because each is known by"
         " its scrape target.",
     ),
     (
         "node-memory",
-        "SELECT node, max(used_bytes) AS used_bytes, max(total_bytes) AS total_bytes,"
-        " max(used_pct) AS used_pct FROM ({sql}) GROUP BY node ORDER BY used_pct DESC",
+        "SELECT node, max(memory_used_bytes) AS memory_used_bytes,"
+        " max(memory_total_bytes) AS memory_total_bytes, max(memory_used_pct) AS memory_used_pct"
+        " FROM ({sql}) GROUP BY node ORDER BY memory_used_pct DESC",
         "Memory by node at its highest: far from the 95 % at which Ray begins to kill workers.",
     ),
 )
-
-
-def recording_directories() -> list[Path]:
-    """The recordings: inside the installed package, or with the tests in a checkout."""
-    package = Path(__file__).parent
-    installed = package / "_shipped" / "recordings"
-    top = installed if installed.is_dir() else package.parent.parent / "tests" / "recordings"
-    return [top / "cluster", top / "events"]
 
 
 def request_count() -> int:
@@ -105,7 +99,7 @@ def request_count() -> int:
 
 
 def _recordings() -> list[Recording]:
-    return [replay.load(directory) for directory in recording_directories()]
+    return [replay.load(shipped_directory(f"recordings/{name}")) for name in ("cluster", "events")]
 
 
 def run(progress: Callable[[int], None]) -> Iterator[str]:

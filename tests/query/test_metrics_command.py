@@ -279,12 +279,12 @@ def test_the_list_says_what_the_lake_has(
         series[name] += 1
         rows[name] += len(points)
     found = json.loads(shown("--storage", recorded_lake.url, "--format", "json"))
-    assert {one["metric"]: one["series"] for one in found} == series
-    assert {one["metric"]: one["rows"] for one in found} == rows
+    assert {one["metric_name"]: one["series"] for one in found} == series
+    assert {one["metric_name"]: one["points"] for one in found} == rows
     assert all(one["is_known"] for one in found)
-    by_name = {one["metric"]: one for one in found}
+    by_name = {one["metric_name"]: one for one in found}
     assert by_name["ray_tasks"]["kind"] == "mixed"
-    assert by_name["ray_tasks"]["type_as_sent"] == "gauge"
+    assert by_name["ray_tasks"]["metric_type"] == "gauge"
     labels = set(by_name["ray_tasks"]["labels"].split(", "))
     assert {"Name", "State", "JobId", "Source", "NodeAddress"} <= labels
     labels = set(by_name["ray_node_cpu_utilization"]["labels"].split(", "))
@@ -300,14 +300,14 @@ def test_the_list_comes_in_every_format(
     file = tmp_path / "out"
     shown("--storage", recorded_lake.url, "--format", format_, "--output", str(file))
     if format_ == "parquet":
-        names = pq.read_table(file).column("metric").to_pylist()
+        names = pq.read_table(file).column("metric_name").to_pylist()
     elif format_ == "csv":
-        names = [row["metric"] for row in csv.DictReader(io.StringIO(file.read_text("utf-8")))]
+        names = [row["metric_name"] for row in csv.DictReader(io.StringIO(file.read_text("utf-8")))]
     elif format_ == "ndjson":
-        names = [json.loads(line)["metric"] for line in file.read_text("utf-8").splitlines()]
+        names = [json.loads(line)["metric_name"] for line in file.read_text("utf-8").splitlines()]
     else:
         names = re.findall(r"^[| ]*([a-z]\w+_\w+)", file.read_text("utf-8"), re.MULTILINE)
-        names = [name for name in names if name != "metric"]
+        names = [name for name in names if name != "metric_name"]
     assert "ray_tasks" in names
     assert names == sorted(names)
     assert len(names) > 100
@@ -339,7 +339,7 @@ def test_a_metric_that_nobody_knows_shows_what_the_lake_knows(tmp_path: Path) ->
     write(storage, gauge_request(1, 2, name="ray_mine", time_unix_nano=AT, Name="a", State=""))
     told = facts("ray_mine", "--storage", storage.url)
     assert told["known", "meaning"] == "not a metric of Ray's that is known here"
-    assert (told["lake", "type_as_sent"], told["lake", "rows"]) == ("gauge", "2")
+    assert (told["lake", "metric_type"], told["lake", "points"]) == ("gauge", "2")
     assert told["label", "metric_label_Name"] == "1 value: a (2)"
     assert ("label", "metric_State") not in told  # an empty label is an absent one
     (listed,) = json.loads(shown("--storage", storage.url, "--format", "json"))
@@ -351,7 +351,7 @@ def test_known_metrics_that_are_not_there_come_on_request(tmp_path: Path) -> Non
     storage = open_storage(str(tmp_path / "lake"))
     write(storage, gauge_request(1, name="ray_mine", time_unix_nano=AT))
     found = json.loads(shown("--all", "--storage", storage.url, "--format", "json"))
-    assert [one["metric"] for one in found] == sorted([*METRICS, "ray_mine"])
+    assert [one["metric_name"] for one in found] == sorted([*METRICS, "ray_mine"])
     assert sum(one["series"] for one in found) == 1
     told = facts("ray_tasks", "--storage", storage.url)
     assert told["lake", "series"] == "0"
@@ -361,7 +361,7 @@ def test_an_empty_lake_shows_what_is_known(tmp_path: Path) -> None:
     """Knowledge needs no data; words say that there is none."""
     arguments = ("metrics", "--data-dir", str(tmp_path / "nothing"), "--format", "json")
     done = rayotel(*arguments)
-    assert [one["metric"] for one in json.loads(done.stdout)] == list(METRICS)
+    assert [one["metric_name"] for one in json.loads(done.stdout)] == list(METRICS)
     assert "no stream 'raymetrics'" in done.stderr
     told = rayotel(*arguments, "ray_tasks")
     assert (told.returncode, "owner_gauge" in told.stdout) == (0, True)
@@ -396,7 +396,7 @@ def test_ranges_and_the_day_that_is_the_default(tmp_path: Path) -> None:
     def listed(range_: TimeRange) -> dict[str, str]:
         bounded = metrics.bounded(storage, "raymetrics", range_)
         lake = metrics.StreamMetrics(Lake(storage, LIMITS), "raymetrics", bounded)
-        return {one.metric: one.labels for one in metrics.seen(lake)}
+        return {one.metric_name: one.labels for one in metrics.seen(lake)}
 
     assert listed(TimeRange()) == {"early": "b", "late": "c"}
     assert listed(TimeRange(AT - 40 * hour, AT - hour)) == {"old": "a", "early": "b"}
@@ -408,9 +408,11 @@ def test_a_stream_of_another_name(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "lake"))
     write(storage, gauge_request(1, name="m", time_unix_nano=AT), stream="other")
     (one,) = metrics.seen(metrics.StreamMetrics(Lake(storage, LIMITS), "other", TimeRange()))
-    assert one.metric == "m"
+    assert one.metric_name == "m"
     with pytest.raises(QueryError, match="no stream 'nope'"):
         metrics.StreamMetrics(Lake(storage, LIMITS), "nope", TimeRange())
+    done = rayotel("metrics", "--storage", storage.url, env={"RAYOTEL_METRICS_STREAM": "other"})
+    assert "\n m " in done.stdout  # as the setting names it
 
 
 def test_the_package_has_the_data() -> None:

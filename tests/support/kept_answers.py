@@ -1,6 +1,7 @@
 """The answer of every shipped question on the recordings, kept as files.
 
-`python -m support.kept_answers` in tests/ writes them anew.
+`python -m support.kept_answers`, in tests/, writes that of a new question. A file that is there
+stays as it is: columns that were renamed since are listed in `renamed.toml`.
 The lakes are made without a server, with the recorded times of arrival, so the answers are the
 same on every machine. Numbers are kept to nine digits: sums of doubles depend on their order.
 """
@@ -12,6 +13,7 @@ import io
 import json
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from support.harness import EVENTS_RECORDING, RECORDING, RECORDINGS
 from support.lakes import RECEIVER, put
 
 ANSWERS = RECORDINGS / "answers"
+RENAMED: dict[str, dict[str, str]] = tomllib.loads((ANSWERS / "renamed.toml").read_text("utf-8"))
 LAKES: dict[str, Sequence[Path]] = {
     "metrics": (RECORDING,),
     "events": (EVENTS_RECORDING,),
@@ -82,22 +85,30 @@ def _text(value: object) -> str:
     return str(value)
 
 
+def kept(lake: str, name: str) -> str:
+    """The answer that is kept, under today's names of columns."""
+    header, _, rows = path_of(lake, name).read_text("utf-8").partition("\n")
+    renamed = RENAMED.get(name, {})
+    return ",".join(renamed.get(column, column) for column in header.split(",")) + "\n" + rows
+
+
 def path_of(lake: str, name: str) -> Path:
     """Where the answer to a question on a lake is kept."""
     return ANSWERS / lake / f"{name}.csv"
 
 
 def main() -> None:
-    """Write all answers anew."""
+    """Write the answers that are not there."""
     for lake, recordings in LAKES.items():
         with tempfile.TemporaryDirectory() as directory:
             storage = open_storage(directory)
             recorded_lake(storage, recordings)
             for question in questions.all_queries():
                 path = path_of(lake, question.name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(answer(storage, question), "utf-8")
-                print(path.relative_to(ANSWERS), file=sys.stderr)
+                if not path.exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(answer(storage, question), "utf-8")
+                    print(path.relative_to(ANSWERS), file=sys.stderr)
 
 
 if __name__ == "__main__":

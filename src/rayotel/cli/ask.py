@@ -76,8 +76,6 @@ def query(
 
     text, parameters = _question(sql, file, name, _pairs(params))
     asked = lake_of(config.load(lake))
-    if name is not None:
-        text = asked.reads.put_into(text)
     range_ = asked_range(since, from_, to)
     with asked.ask(text, range_, parameters, unlocked=unlocked) as result:
         write(result.schema, result.batches(), format_, output)

@@ -30,7 +30,7 @@ from rayotel.lake.storage.interface import S3Access, Storage
 from rayotel.model import TimeRange
 from rayotel.query import dialect, guard, views
 from rayotel.query.httpfs import load_httpfs
-from rayotel.query.ray import definitions
+from rayotel.query.ray import definitions, header
 from rayotel.query.ray.definitions import Definition, Streams
 from rayotel.query.result import Result
 from rayotel.query.snapshot import Snapshot, no_parts, snapshot
@@ -67,7 +67,7 @@ class Session:
         """`mentioned_in`: SQL; only the streams and definitions that it could name are there.
 
         `cache`: what this disk keeps of the lake between sessions. `reads`: the streams that
-        definitions are about.
+        definitions are about, which the SQL finds by the names of the default streams.
         """
         self._storage = storage
         self._range = range_
@@ -128,12 +128,13 @@ class Session:
         if any("://" in url for url in urls.values()):
             self._give_access(connection)
         taken: set[str] = set()
-        for name, found in streams.items():
-            if name.lower() not in taken:  # SQL does not tell names apart by case
-                taken.add(name.lower())
-                connection.execute(_view(name, found, self._range, urls))
-                if past is not None:
-                    connection.execute(_view(name + definitions.PAST, found, past, urls))
+        for stream, found in streams.items():
+            for name in self._reads.shown_as(stream):
+                if name.lower() not in taken:  # SQL does not tell names apart by case
+                    taken.add(name.lower())
+                    connection.execute(_view(name, found, self._range, urls))
+                    if past is not None:
+                        connection.execute(_view(name + definitions.PAST, found, past, urls))
         self._define([one for one in wanted if one.name not in taken])
         if not self._unlocked:
             files = ", ".join(views.literal(url) for url in urls.values())
@@ -148,8 +149,7 @@ class Session:
         try:
             for definition in wanted:
                 is_data = definition is definitions.METRIC_FACTS
-                made = views.metric_facts_view() if is_data else definition.statement(self._reads)
-                self.connection.execute(made)
+                self.connection.execute(views.metric_facts_view() if is_data else definition.sql)
         except duckdb.InterruptException as error:
             raise self._ended(error) from None
         self._stop_timer()
@@ -161,7 +161,7 @@ class Session:
         has no rows where it is not there.
         """
         streams = catalog.streams(self._storage)
-        named = _mentioned(streams, self._mentioned_in)
+        named = _mentioned(streams, self._reads, self._mentioned_in)
         inner = definitions.mentioned_streams(wanted, self._reads, self._mentioned_in)
         self._names_streams = bool(named or inner)
         folded = {name.lower() for name in streams}
@@ -325,10 +325,14 @@ def _view(name: str, found: Snapshot, range_: TimeRange, urls: Mapping[str, str]
     return views.stream_view(name, found.signal, found.columns, source, cut)
 
 
-def _mentioned(streams: list[str], sql: str | None) -> list[str]:
-    """The streams that SQL could name."""
-    folded = (sql or "").lower()
-    return [name for name in streams if name.lower() in folded]
+def _mentioned(streams: list[str], reads: Streams, sql: str | None) -> list[str]:
+    """The streams that SQL could name, by any of their names."""
+    folded = header.without_comments(sql or "").lower()
+    return [
+        stream
+        for stream in streams
+        if any(name.lower() in folded for name in reads.shown_as(stream))
+    ]
 
 
 def _secret(url: str, access: S3Access) -> str:

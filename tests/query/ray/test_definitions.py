@@ -23,12 +23,12 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     Metric,
 )
 
-from rayotel.errors import UsageError
+from rayotel.errors import QueryError, UsageError
 from rayotel.lake.signal import EVENTS, METRICS
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import TimeRange
-from rayotel.query.ray import definitions, metric_facts, questions
+from rayotel.query.ray import definitions, header, metric_facts, questions
 from rayotel.query.ray.definitions import Definition, Streams
 from rayotel.query.session import Session
 from support.harness import LIMITS, Server, gauge_request
@@ -113,7 +113,7 @@ def test_examples_run_and_views_have_their_columns(
 def test_views_of_ray_share_their_keys(name: str) -> None:
     """So that they can be joined and put one under the other."""
     columns = [column for column, _ in ALL[name].columns]
-    assert columns[0] == "time"
+    assert columns[0] in ("time", "minute")
     assert {"cluster_id", "session", "node", "instance"} <= set(columns)
 
 
@@ -127,12 +127,37 @@ def test_labels_that_definitions_name_are_always_there() -> None:
         assert columns <= known, one.name
 
 
+STREAMS = {definitions.METRICS_STREAM, definitions.EVENTS_STREAM}
+
+
+@every_definition
+def test_a_header_names_what_its_sql_needs(definition: Definition) -> None:
+    """Every view, macro and stream that the SQL names, and no other."""
+    strings = set(re.findall(r"'(\w+)'", header.without_comments(definition.sql)))
+    named = header.words(definition.sql) & (set(ALL) | STREAMS) | strings & STREAMS
+    past = {"past"} if re.search(r" past[\"']", definition.sql) else set()
+    assert set(definition.needs) == named - {definition.name} | past
+    assert list(definition.needs) == sorted(set(definition.needs))
+
+
 def test_only_what_is_mentioned_is_made() -> None:
     """And what that needs, before it."""
     assert definitions.needed("SELECT 1") == []
-    names = [one.name for one in definitions.needed("FROM RAY_NODES")]
-    assert names == ["ray_node", "ray_node_from", "ray_samples", "ray_targets", "ray_nodes"]
+    names = [one.name for one in definitions.needed("FROM RAY_ACTORS")]
+    assert names[-1] == "ray_actors"
+    assert set(names) == {
+        *("ray_cluster", "ray_node", "ray_node_from", "ray_samples", "ray_scrape_markers"),
+        *("ray_scrapes", "ray_targets", "ray_actors"),
+    }
     assert {one.name for one in definitions.needed(None)} == set(ALL)
+    sql = """SELECT 'ray_jobs', e'it\\'s ray_nodes', $$ray_actors$$ -- ray_targets
+        /* ray_sessions */ FROM "Ray_Samples" """
+    assert [one.name for one in definitions.needed(sql)] == ["ray_samples"]
+
+
+def test_a_label_is_every_column_that_is_not_fixed() -> None:
+    """The macro's list and the schema's are the same."""
+    assert set(re.findall(r"'(\w+)'", ALL["metric_is_label"].sql)) == set(METRICS.types)
 
 
 def test_an_unknown_name_is_explained() -> None:
@@ -149,10 +174,31 @@ def test_views_read_the_streams_that_are_chosen(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path))
     gauges(storage, "ray_node_cpu_utilization", [10.0, 30.0], stream="my-cluster")
     reads = Streams("my-cluster", "my-events")
-    sql = "SELECT node, cpu_pct FROM ray_nodes"
-    assert asked(storage, sql, reads=reads) == [{"node": "a", "cpu_pct": 20.0}]
+    sql = "SELECT node, cpu_mean_pct FROM ray_nodes"
+    assert asked(storage, sql, reads=reads) == [{"node": "a", "cpu_mean_pct": 20.0}]
     assert asked(storage, sql) == []
     assert asked(storage, "FROM ray_task_failures", reads=reads) == []
+
+
+def test_a_default_name_is_the_stream_that_is_chosen(tmp_path: Path) -> None:
+    """Also beside a stream that really has that name, and where the two are swapped."""
+    storage = open_storage(str(tmp_path))
+    gauges(storage, "ray_node_cpu_utilization", [10.0], stream="other")
+    gauges(storage, "ray_node_cpu_utilization", [99.0], stream="raymetrics")
+    sql = "SELECT data_point_value AS v FROM {}"
+    reads = Streams("other", "rayevents")
+    for name in ("raymetrics", "RayMetrics", "other"):
+        assert asked(storage, sql.format(name), reads=reads) == [{"v": 10.0}], name
+    rises = "SELECT value AS v FROM metric_increase('raymetrics', 'ray_node_cpu_utilization')"
+    assert asked(storage, rises, reads=reads) == [{"v": 10.0}]
+    listed = asked(storage, "SELECT view_name AS n FROM duckdb_views() WHERE NOT internal",
+                   reads=reads)  # fmt: skip
+    assert sorted(row["n"] for row in listed) == ["other", "raymetrics"]
+    assert asked(storage, sql.format("raymetrics")) == [{"v": 99.0}]
+    swapped = Streams("rayevents", "raymetrics")
+    gauges(storage, "ray_node_cpu_utilization", [5.0], stream="rayevents")
+    assert asked(storage, sql.format("raymetrics"), reads=swapped) == [{"v": 5.0}]
+    assert asked(storage, "SELECT cpu_mean_pct AS v FROM ray_nodes", reads=swapped) == [{"v": 5.0}]
 
 
 @pytest.mark.parametrize(("metrics", "events"), [("a b", "x"), ("x", 'y"'), ("x", "x")])
@@ -168,6 +214,37 @@ def test_a_stream_named_like_a_view_is_still_itself(tmp_path: Path) -> None:
     gauges(storage, "m", [1.0], stream="ray_samples")
     rows = asked(storage, "SELECT data_point_value AS v FROM ray_samples")
     assert rows == [{"v": 1.0}]
+
+
+# -- minutes of nodes ------------------------------------------------------------------------------
+
+
+def test_only_the_families_that_are_named_are_there(tmp_path: Path) -> None:
+    """The columns of the others are null; a family that there is not is an error."""
+    storage = open_storage(str(tmp_path))
+    samples = {"ray_node_cpu_utilization": (10.0, 30.0), "ray_node_mem_used": (5.0,)}
+    write(
+        storage,
+        *(
+            gauge_request(value, name=name, time_unix_nano=T0 + n * SECOND, instance="a")
+            for name, values in samples.items()
+            for n, value in enumerate(values)
+        ),
+    )
+    sql = "SELECT cpu_mean_pct AS cpu, cpu_peak_pct AS peak, memory_used_bytes AS memory"
+    rows = asked(storage, f"{sql} FROM ray_node_minutes(['cpu'])")
+    assert rows == [{"cpu": 20.0, "peak": 30.0, "memory": None}]
+    (row,) = asked(storage, f"{sql} FROM ray_node_minutes(['cpu', 'memory'])")
+    assert row["memory"] == 5.0
+    with pytest.raises(QueryError, match="coffee"):
+        asked(storage, "FROM ray_node_minutes(['coffee'])")
+
+
+def test_every_metric_of_a_family_has_a_column() -> None:
+    """What is read is used."""
+    read = re.findall(r"'(ray_\w+)'", ALL["ray_family_metrics"].sql)
+    used = re.findall(r"'(ray_node_\w+|ray_object_store_\w+)'", ALL["ray_node_minutes"].sql)
+    assert set(read) == set(used)
 
 
 # -- increases -------------------------------------------------------------------------------------
@@ -426,9 +503,12 @@ def test_rules_follow_what_is_known_of_a_metric() -> None:
     texts = [one.sql for one in ALL.values()] + [one.sql for one in questions.all_queries()]
     used: dict[str, set[str]] = {}
     for text in texts:
-        for macro, metric in re.findall(r"(metric_\w+|histogram_\w+)\('raymetrics', '(\w+)'", text):
+        calls = re.findall(r"(metric_\w+|histogram_\w+)\('raymetrics', '(\w+)'", text)
+        for macro, metric in calls + re.findall(r"(ray_increase)\('(\w+)'", text):
             used.setdefault(macro, set()).add(metric)
-    assert all(kinds_of(metric) & RISING for metric in used["metric_increase"])
+    assert all(kinds_of(metric) & RISING for metric in used["ray_increase"])
+    assert "metric_increase" not in used  # ray_increase has the keys
+    assert used["metric_owner_increase"] == {"ray_tasks"}
     assert all("histogram" in kinds_of(metric) for metric in used.get("histogram_increase", ()))
     owned = {one.name for one in metric_facts.all_metrics() if "owner_gauge" in kinds_of(one.name)}
     assert owned == {"ray_tasks"}  # as in ray_task_ends

@@ -296,9 +296,9 @@ def test_cpu_is_what_the_scrapes_say(recorded_lake: Storage, samples: list[Sampl
     assert {row["node"] for row in rows} == NODES
     assert [(row["minute"].timestamp(), row["node"]) for row in rows] == sorted(used)
     for row, (place, values) in zip(rows, sorted(used.items()), strict=True):
-        assert row["avg_cpu"] == pytest.approx(sum(values) / len(values))
-        assert (row["max_cpu"], row["cores"]) == (max(values), max(cores[place]))
-        assert 0 <= row["avg_cpu"] <= row["max_cpu"] <= 100
+        assert row["cpu_mean_pct"] == pytest.approx(sum(values) / len(values))
+        assert (row["cpu_peak_pct"], row["cores"]) == (max(values), max(cores[place]))
+        assert 0 <= row["cpu_mean_pct"] <= row["cpu_peak_pct"] <= 100
         assert row["cluster_id"] == "demo"
 
 
@@ -311,8 +311,8 @@ def test_memory_is_what_the_scrapes_say(recorded_lake: Storage, samples: list[Sa
     assert [(row["minute"].timestamp(), row["node"]) for row in rows] == sorted(used)
     for row, place in zip(rows, sorted(used), strict=True):
         highest, whole = max(used[place]), max(total[place])
-        assert (row["used_bytes"], row["total_bytes"]) == (highest, whole)
-        assert row["used_pct"] == pytest.approx(100 * highest / whole)
+        assert (row["memory_used_bytes"], row["memory_total_bytes"]) == (highest, whole)
+        assert row["memory_used_pct"] == pytest.approx(100 * highest / whole)
 
 
 def test_without_a_cgroup_memory_is_the_nodes(tmp_path: Path) -> None:
@@ -320,7 +320,8 @@ def test_without_a_cgroup_memory_is_the_nodes(tmp_path: Path) -> None:
     values = {"ray_node_mem_used": 30, "ray_node_mem_total": 120}
     bodies = [gauge_request(v, name=name, time_unix_nano=T0) for name, v in values.items()]
     (row,) = asked(lake_of(tmp_path / "lake", bodies), "node-memory")
-    assert (row["used_bytes"], row["total_bytes"], row["used_pct"]) == (30, 120, 25)
+    assert (row["memory_used_bytes"], row["memory_total_bytes"]) == (30, 120)
+    assert row["memory_used_pct"] == 25
 
 
 def test_the_object_store_filled_up_and_was_released(recorded_lake: Storage) -> None:
@@ -333,14 +334,14 @@ def test_the_object_store_filled_up_and_was_released(recorded_lake: Storage) -> 
     assert set(full) == NODES
     head = full.pop(HEAD)
     held = [row for begin, row in head.items() if begin + 60 > 122 and begin < 302]
-    assert max(row["used_pct"] for row in held) > 80
-    assert max(row["spilled_bytes"] for row in held) > 100e6
-    assert all(row["used_pct"] > 80 for begin, row in head.items() if 190 < begin < 242)
-    assert all(row["used_pct"] <= 100 for row in rows)
+    assert max(row["object_store_used_pct"] for row in held) > 80
+    assert max(row["on_disk_bytes"] for row in held) > 100e6
+    assert all(row["object_store_used_pct"] > 80 for at, row in head.items() if 190 < at < 242)
+    assert all(row["object_store_used_pct"] <= 100 for row in rows)
     after = [row for begin, row in head.items() if begin > 302 + REPORT_SECONDS]
     assert len(after) >= 8
-    assert {(row["used_pct"], row["spilled_bytes"]) for row in after} == {(0, 0)}
-    assert {row["used_pct"] for rows in full.values() for row in rows.values()} == {0}
+    assert {(row["object_store_used_pct"], row["on_disk_bytes"]) for row in after} == {(0, 0)}
+    assert {row["object_store_used_pct"] for rows in full.values() for row in rows.values()} == {0}
 
 
 def test_the_killed_node_was_silent_and_came_back(recorded_lake: Storage) -> None:
@@ -370,6 +371,6 @@ def test_the_fleet_is_one_cluster_of_three_nodes(
     assert row["first_seen"].timestamp() == pytest.approx(min(s.at for s in samples), abs=1)
     assert row["last_seen"].timestamp() == pytest.approx(max(s.at for s in samples), abs=1)
     cpu = [one.value for one in samples if one.metric == "ray_node_cpu_utilization"]
-    assert row["avg_cpu"] == pytest.approx(sum(cpu) / len(cpu))  # all nodes have as many CPUs
+    assert row["cpu_mean_pct"] == pytest.approx(sum(cpu) / len(cpu))  # all nodes have as many CPUs
     failures = totals(asked(recorded_lake, "task-failures"))
     assert row["failed_attempts"] == sum(failures.values())

@@ -109,12 +109,12 @@ def test_disk_and_network_are_what_the_scrapes_say(
     assert {node for _, node in disk} == NODES
     shares = by_minute(points, "ray_node_disk_utilization_percentage")
     for key, row in disk.items():
-        assert (row["used_bytes"], row["used_pct"]) == (max(used[key]), max(shares[key]))
+        assert (row["disk_used_bytes"], row["disk_used_pct"]) == (max(used[key]), max(shares[key]))
     for metric, rows, column in (
-        ("ray_node_disk_io_read_speed", disk, "read_bytes_per_second"),
-        ("ray_node_disk_io_write_speed", disk, "written_bytes_per_second"),
-        ("ray_node_network_receive_speed", net, "received_bytes_per_second"),
-        ("ray_node_network_send_speed", net, "sent_bytes_per_second"),
+        ("ray_node_disk_io_read_speed", disk, "disk_read_bytes_per_second"),
+        ("ray_node_disk_io_write_speed", disk, "disk_written_bytes_per_second"),
+        ("ray_node_network_receive_speed", net, "network_received_bytes_per_second"),
+        ("ray_node_network_send_speed", net, "network_sent_bytes_per_second"),
     ):
         for key, values in by_minute(points, metric).items():
             assert rows[key][column] == pytest.approx(mean(values)), metric
@@ -123,7 +123,7 @@ def test_disk_and_network_are_what_the_scrapes_say(
 def test_the_disks_that_are_full_can_be_asked_for(recorded_lake: Storage) -> None:
     """`min_pct` leaves out the minutes below."""
     rows = asked(recorded_lake, "node-disk")
-    high = [(row["minute"], row["node"]) for row in rows if row["used_pct"] >= 26]
+    high = [(row["minute"], row["node"]) for row in rows if row["disk_used_pct"] >= 26]
     assert 0 < len(high) < len(rows)
     some = asked(recorded_lake, "node-disk", min_pct="26")
     assert [(row["minute"], row["node"]) for row in some] == high
@@ -144,8 +144,8 @@ def test_gpus_are_added_up_by_node(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "lake"))
     write(storage, *bodies)
     (row,) = asked(storage, "node-gpu")
-    assert (row["node"], row["gpus"], row["used_pct"]) == ("g:1", 2, 50)
-    assert (row["memory_used_bytes"], row["memory_used_pct"]) == (4000 * 2**20, 25)
+    assert (row["node"], row["gpus"], row["gpu_mean_pct"]) == ("g:1", 2, 50)
+    assert (row["gpu_memory_used_bytes"], row["gpu_memory_used_pct"]) == (4000 * 2**20, 25)
 
 
 def test_the_hottest_node_comes_first(

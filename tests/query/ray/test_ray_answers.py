@@ -122,7 +122,7 @@ def test_kills_for_memory_are_counted_by_name(tmp_path: Path) -> None:
     )
     rows = asked(lake, "out-of-memory")
     assert [(row["minute"].minute, row["kills"]) for row in rows] == [(0, 2), (1, 3)]
-    assert {(row["node"], row["kind"], row["name"], row["source"]) for row in rows} == {
+    assert {(row["node"], row["kind"], row["task"], row["source"]) for row in rows} == {
         ("a:1", "task", "hog", "metrics")
     }
 
@@ -142,11 +142,11 @@ def test_a_kill_for_memory_is_told_with_its_task(tmp_path: Path) -> None:
         *task(2, 0, "pig", ("RUNNING", 65), ("FAILED", 69), error="OUT_OF_MEMORY", worker=6),
     )
     known, other = asked(lake, "out-of-memory")
-    assert (known["name"], known["kills"], known["memory_used_bytes"]) == ("hog", 1, 1000)
+    assert (known["task"], known["kills"], known["memory_used_bytes"]) == ("hog", 1, 1000)
     assert (known["node"], known["job_id"]) == (f"{7:056x}", "00000001")
-    assert (other["name"], other["kills"], other["minute"].minute) == ("pig", 1, 1)
+    assert (other["task"], other["kills"], other["minute"].minute) == ("pig", 1, 1)
     (crash,) = asked(lake, "worker-crashes")
-    assert (crash["reason"], crash["name"]) == ("NODE_OUT_OF_MEMORY", "hog")
+    assert (crash["reason"], crash["task"]) == ("NODE_OUT_OF_MEMORY", "hog")
 
 
 def test_a_retry_that_succeeds_is_no_failed_task(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_crashes_that_only_the_head_counts_have_no_node(tmp_path: Path) -> None:
         *(gauges(at, (counter, at // 10, {}), instance="a:1") for at in (0, 10, 20, 30)),
     )
     (row,) = asked(lake, "worker-crashes")
-    assert (row["workers"], row["node"], row["name"]) == (3, None, None)
+    assert (row["workers"], row["node"], row["task"]) == (3, None, None)
 
 
 def test_what_no_node_can_run_is_infeasible(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_what_no_node_can_run_is_infeasible(tmp_path: Path) -> None:
     lake = scraped(tmp_path, gauges(0, infeasible, instance="a:1"),
                    gauges(1, infeasible, instance="b:1"))  # fmt: skip
     (row,) = asked(lake, "tasks-waiting")
-    assert (row["told_by"], row["waits_for"], row["peak_tasks"]) == (
+    assert (row["reported_by"], row["waits_for"], row["peak_tasks"]) == (
         "scheduler", "resources that no node has", 6,
     )  # fmt: skip
 
@@ -272,7 +272,7 @@ def test_a_store_that_reads_back_again_and_again_thrashes(tmp_path: Path) -> Non
     assert [(row["spilled_bytes"], row["restored_bytes"], row["is_thrashing"]) for row in rows] == [
         (100, 0, False), (0, 150, False), (0, 100, True),
     ]  # fmt: skip
-    assert {row["used_pct"] for row in rows} == {80}
+    assert {row["object_store_used_pct"] for row in rows} == {80}
 
 
 def test_no_more_rows_than_asked_for(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def counts(rows: Rows, column: str, *keys: str) -> dict[tuple[Any, ...], Counter
     [
         ("task-throughput", "finished_attempts", ("task",)),
         ("task-throughput", "failed_attempts", ("task",)),
-        ("worker-crashes", "workers", ("node", "name")),
+        ("worker-crashes", "workers", ("node", "task")),
         ("object-store-spilling", "spilled_bytes", ("node",)),
     ],
 )

@@ -168,7 +168,7 @@ def test_failures_by_job_and_reason_are_exact(events_lake: Storage, tried: Attem
             failed[one.job, one.task, one.error] += 1
             finally_failed[one.job, one.task, one.error] += number == last[task]
     rows = asked(events_lake, "failures-by-job")
-    keys = [(row["job_id"], row["task"], row["reason"]) for row in rows]
+    keys = [(row["job_id"], row["task"], row["error_type"]) for row in rows]
     assert len(set(keys)) == len(keys)
     assert dict(zip(keys, [row["failed_attempts"] for row in rows], strict=True)) == failed
     assert dict(zip(keys, [row["failed_tasks"] for row in rows], strict=True)) == finally_failed
@@ -200,7 +200,8 @@ def test_without_events_failures_have_no_job(recorded_lake: Storage) -> None:
     for row in asked(recorded_lake, "task-failures"):
         wanted[row["task"]] += row["failed_attempts"]
     assert {row["task"]: row["failed_attempts"] for row in rows} == wanted
-    assert {(row["job_id"], row["reason"], row["failed_tasks"]) for row in rows} == {(None,) * 3}
+    unknown = ("job_id", "error_type", "failed_tasks")
+    assert {row[column] for row in rows for column in unknown} == {None}
     assert sources(rows) == {"metrics"}
 
 
@@ -240,7 +241,7 @@ def test_tasks_waited_when_many_were_submitted(
     """The spike of failures kept tasks waiting for a node, and the scheduler says so as well."""
     rows = asked(recorded_lake, "tasks-waiting")
     assert rows == asked(events_lake, "tasks-waiting")
-    assert {row["told_by"] for row in rows} == {"tasks", "scheduler"}
+    assert {row["reported_by"] for row in rows} == {"tasks", "scheduler"}
     assert not any((row["task"] or "").startswith("JobSupervisor.") for row in rows)
     samples = ask(
         recorded_lake,
@@ -251,13 +252,13 @@ def test_tasks_waited_when_many_were_submitted(
     )
     row = next(row for row in rows if row["state"] == "WaitingForResources")
     assert row["peak_tasks"] == pytest.approx(samples[0]["total"], abs=1e-3)
-    assert row["peak_at"] == samples[0]["minute"]
+    assert row["peak_minute"] == samples[0]["minute"]
     assert row["waits_for"] == "a node with free resources"
     assert row["waited_task_seconds"] == pytest.approx(
         60 * sum(one["total"] for one in samples), abs=0.1
     )
     only = asked(recorded_lake, "tasks-waiting", task="score%")
-    assert {row["task"] for row in only if row["told_by"] == "tasks"} == {"score_batch"}
+    assert {row["task"] for row in only if row["reported_by"] == "tasks"} == {"score_batch"}
 
 
 # -- actors, workers, nodes -----------------------------------------------------------------------
@@ -302,7 +303,7 @@ def test_crashes_are_those_of_the_raw_events(events_lake: Storage, events: list[
     ran: Counter[str] = Counter()
     for row in rows:
         shown[row["minute"].timestamp(), row["job_id"], row["node"]] += row["workers"]
-        ran[row["name"]] += row["workers"]
+        ran[row["task"]] += row["workers"]
     assert shown == wanted
     assert (ran["native_crash"], ran["ParameterServer.die"]) == (24 * 3, 20)
     assert {row["reason"] for row in rows} == {"SYSTEM_ERROR"}
@@ -314,7 +315,7 @@ def test_crashes_of_metrics_are_those_after_the_first_scrape(recorded_lake: Stor
     rows = asked(recorded_lake, "worker-crashes")
     ran: Counter[str] = Counter()
     for row in rows:
-        ran[row["name"]] += row["workers"]
+        ran[row["task"]] += row["workers"]
     assert ran == {"native_crash": 24 * 3 - 3, "ParameterServer.__init__": 20}
     assert {row["node"] for row in rows} == {HEAD, "192.0.2.2:28181", KILLED}
     assert sources(rows) == {"metrics"}
@@ -402,7 +403,7 @@ def test_spilling_is_what_the_head_did(recorded_lake: Storage) -> None:
     values: dict[str, Any] = {one["metric_name"]: one for one in raw}
     used = values["ray_object_store_used_memory"]["most"]
     free = values["ray_object_store_available_memory"]["least"]
-    assert row["used_pct"] == pytest.approx(100 * used / (used + free), abs=1)
+    assert row["object_store_used_pct"] == pytest.approx(100 * used / (used + free), abs=1)
     (total,) = ask(
         recorded_lake,
         "SELECT max(data_point_value) AS bytes FROM raymetrics"

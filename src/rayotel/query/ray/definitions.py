@@ -3,20 +3,22 @@
     -- about: what it gives
     -- note: what to keep in mind
     -- parameter: stream: name of a metrics stream, quoted        (macros)
-    -- column: time: start of the minute, UTC                     (views and table macros)
+    -- column: minute: start of the minute, UTC                   (views and table macros)
     -- example: SELECT ...
+    -- needs: ray_samples, rayevents, past
     CREATE VIEW ...
 
-Only what a question mentions is made, with what that needs; `CREATE TABLE` where several others
-need the same small answer. The SQL names the default streams; for
-others they are replaced. `"<stream> past"` is a stream with `LOOKBACK_SECONDS` before the range, so
-that a rise across its beginning is seen; `range_begins()` says where it begins.
+`needs` names the views, macros and streams that the SQL reads, and `past` where it reads what came
+before the time range. Only what a question mentions is made, with what that needs; `CREATE TABLE`
+where several others need the same small answer. The SQL names the default streams: where the
+settings choose others, a session shows those by the default names. `"<stream> past"` is a stream
+with `LOOKBACK_SECONDS` before the range, so that a rise across its beginning is seen;
+`range_begins()` says where it begins.
 """
 
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,15 +26,13 @@ from pathlib import Path
 from rayotel.errors import UsageError
 from rayotel.lake.signal import EVENTS, METRICS, Signal
 from rayotel.model import NANOSECONDS_PER_SECOND, TimeRange, is_stream_name
+from rayotel.query.ray import header
 
 METRICS_STREAM, EVENTS_STREAM = METRICS.default_stream, EVENTS.default_stream
 LOOKBACK_SECONDS = 120
 PAST = " past"
-_HEADER = re.compile(r"-- (about|note|parameter|column|example): (.*)")
-_STREAM = re.compile(rf"\b({METRICS_STREAM}|{EVENTS_STREAM})\b")
-# a stream stands in SQL as a bare word, or behind a quote of either kind
-_QUOTED_STREAM = re.compile(rf"([\"']?)\b({METRICS_STREAM}|{EVENTS_STREAM})\b")
-_READS_PAST = re.compile(rf"{PAST}[\"']")
+_NEEDS_PAST = "past"
+_KINDS = ("about", "note", "parameter", "column", "example", "needs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +54,28 @@ class Streams:
         """Each of them by the name that definitions and questions have for it."""
         return {METRICS_STREAM: self.metrics, EVENTS_STREAM: self.events}
 
+    def shown_as(self, stream: str) -> list[str]:
+        """The names of a stream in a session: its own, unless it stands for another, and aliases.
+
+        A default name always is the stream that is chosen, also where a stream of that name exists.
+        """
+        chosen = self.by_default
+        aliases = [name for name, one in chosen.items() if one == stream and name != stream]
+        stands_for = chosen.get(stream.lower(), stream)
+        return [stream, *aliases] if stands_for == stream else aliases
+
     def signal(self, stream: str) -> Signal:
         """What one of these streams holds."""
         return EVENTS if stream == self.events else METRICS
 
-    def put_into(self, sql: str) -> str:
-        """SQL that names the default streams, with these instead."""
-        if self == Streams():
-            return sql
-        names = self.by_default
-        return _QUOTED_STREAM.sub(
-            lambda found: found[1] + names[found[2]] if found[1] else f'"{names[found[2]]}"', sql
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One view or macro. `columns` and `parameters`: (name, meaning) in order."""
+    """One view or macro.
+
+    `columns` and `parameters`: (name, meaning) in order. `needs`: names of other definitions and
+    of streams, and `past`.
+    """
 
     name: str
     is_macro: bool
@@ -79,16 +84,13 @@ class Definition:
     parameters: tuple[tuple[str, str], ...]
     columns: tuple[tuple[str, str], ...]
     examples: tuple[str, ...]
+    needs: tuple[str, ...]
     sql: str
-
-    def statement(self, streams: Streams) -> str:
-        """The SQL that makes it, over these streams."""
-        return streams.put_into(self.sql)
 
     @property
     def reads_past(self) -> bool:
         """Whether it looks at what came before the time range."""
-        return _READS_PAST.search(self.sql) is not None
+        return _NEEDS_PAST in self.needs
 
 
 # made of data that takes a while to read
@@ -112,6 +114,7 @@ METRIC_FACTS = Definition(
         ("source", "how that is known"),
     ),
     examples=("SELECT metric_name, meaning FROM ray_metrics WHERE kind = 'cumulative_gauge'",),
+    needs=(),
     sql="CREATE VIEW ray_metrics AS ...",
 )
 
@@ -140,19 +143,19 @@ def needed(sql: str | None) -> list[Definition]:
 
     def take(names: Iterable[str]) -> None:
         for name in names:
-            if name not in found:
-                take(one for one in _mentioned(known[name].sql) if one != name)
+            if name in known and name not in found:
+                take(known[name].needs)
                 found[name] = known[name]
 
-    take(known if sql is None else _mentioned(sql))
+    take(known if sql is None else sorted(header.words(sql)))
     return list(found.values())
 
 
 def mentioned_streams(wanted: list[Definition], streams: Streams, sql: str | None) -> set[str]:
     """The streams that definitions are about, or that SQL names beside them."""
     names = streams.by_default
-    found = {names[one] for definition in wanted for one in _STREAM.findall(definition.sql)}
-    beside = {name for name in names.values() if wanted and name in (sql or "")}
+    found = {names[one] for definition in wanted for one in definition.needs if one in names}
+    beside = {names[one] for one in names if wanted and one in (sql or "")}
     return found | beside
 
 
@@ -171,31 +174,19 @@ def range_begins(range_: TimeRange) -> str:
     return f"CREATE MACRO range_begins() AS {moment}"
 
 
-def _mentioned(sql: str) -> list[str]:
-    words = set(re.findall(r"[a-z_]+", sql.lower()))
-    return [name for name in all_definitions() if name in words]
-
-
 def parse(name: str, text: str) -> Definition:
-    """A definition from its file. Raises ValueError for a header line that is none."""
-    lines = text.splitlines()
-    headers = [line for line in lines if line.startswith("--")]
-    sql = "\n".join(line for line in lines if not line.startswith("--"))
-    found: dict[str, list[str]] = {}
-    for line in headers:
-        match = _HEADER.fullmatch(line)
-        if match is None:
-            raise ValueError(f"definition '{name}' has a header line that is none: {line[:60]}")
-        found.setdefault(match[1], []).append(match[2])
+    """A definition from its file. Raises UsageError for a header line that is none."""
+    top = header.parse(name, text, _KINDS)
     return Definition(
         name,
-        sql.startswith("CREATE MACRO"),
-        " ".join(found.get("about", [])),
-        tuple(found.get("note", [])),
-        tuple(map(_pair, found.get("parameter", []))),
-        tuple(map(_pair, found.get("column", []))),
-        tuple(found.get("example", [])),
-        sql,
+        top.sql.startswith("CREATE MACRO"),
+        top.text("about"),
+        top.all("note"),
+        top.pairs("parameter"),
+        top.pairs("column"),
+        top.all("example"),
+        tuple(need for line in top.all("needs") for need in line.split(", ")),
+        top.sql.rstrip(),
     )
 
 
@@ -210,8 +201,3 @@ def explained(one: Definition) -> str:
             lines += ["", f"{title}:", *(f"  {name.ljust(width)}  {what}" for name, what in pairs)]
     lines += ["", "For example:", *(f"  {example}" for example in one.examples), "", one.sql]
     return "\n".join(lines)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, _, meaning = text.partition(": ")
-    return name, meaning

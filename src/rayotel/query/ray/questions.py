@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayotel.errors import UsageError
+from rayotel.query.ray import header
+from rayotel.shipped import shipped_directory
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,60}")
-_HEADER = re.compile(r"-- (question|note|parameter|column): (.*)")
+_KINDS = ("question", "note", "parameter", "column")
 _PARAMETER = re.compile(r"(?P<name>[a-z_]+) = (?P<default>[^:]*): (?P<meaning>.+)")
-_COLUMN = re.compile(r"(?P<name>[a-z][a-z0-9_]*): (?P<meaning>.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,6 @@ class ShippedQuery:
         return {name: given.get(name, default) for name, (default, _) in self.parameters.items()}
 
 
-def queries_directory() -> Path:
-    """Where the SQL files are: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).parent.parent.parent
-    installed = package / "_shipped" / "queries"
-    return installed if installed.is_dir() else package.parent.parent / "queries"
-
-
 def all_queries() -> list[ShippedQuery]:
     """Every shipped question, by name."""
     return [parse(path.stem, path.read_text("utf-8")) for path in _files()]
@@ -65,34 +59,20 @@ def find(name: str) -> ShippedQuery:
     names = [path.stem for path in _files()]
     if name not in names:
         raise UsageError(f"no shipped query '{name[:60]}'", hint=f"there are: {', '.join(names)}")
-    path = queries_directory() / f"{name}.sql"
+    path = shipped_directory("queries") / f"{name}.sql"
     return parse(name, path.read_text("utf-8"))
 
 
 def _files() -> list[Path]:
-    return sorted(p for p in queries_directory().glob("*.sql") if _NAME.fullmatch(p.stem))
+    return sorted(p for p in shipped_directory("queries").glob("*.sql") if _NAME.fullmatch(p.stem))
 
 
 def parse(name: str, text: str) -> ShippedQuery:
     """A question from its file's text. Raises UsageError for a header that is not one."""
-    question, notes = "", []
-    parameters: dict[str, tuple[str, str]] = {}
-    columns: dict[str, str] = {}
-    for line in text.splitlines():
-        if not line.startswith("--"):
-            break
-        match = _HEADER.fullmatch(line)
-        if match is None:
-            raise UsageError(f"query '{name}' has a header line that is none: {line[:60]}")
-        kind, value = match[1], match[2]
-        if kind == "question":
-            question = value
-        elif kind == "note":
-            notes.append(value)
-        elif kind == "parameter" and (found := _PARAMETER.fullmatch(value)):
-            parameters[found["name"]] = (found["default"], found["meaning"])
-        elif kind == "column" and (found := _COLUMN.fullmatch(value)):
-            columns[found["name"]] = found["meaning"]
-        else:
-            raise UsageError(f"query '{name}' has a {kind} that is none: {value[:60]}")
-    return ShippedQuery(name, question, " ".join(notes), parameters, columns, text)
+    top = header.parse(name, text, _KINDS)
+    parameters = {
+        found["name"]: (found["default"], found["meaning"])
+        for found in top.matches("parameter", _PARAMETER)
+    }
+    columns = dict(top.pairs("column"))
+    return ShippedQuery(name, top.text("question"), top.text("note"), parameters, columns, text)

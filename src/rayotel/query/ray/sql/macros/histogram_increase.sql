@@ -8,12 +8,13 @@
 -- column: observations: their sum
 -- column: ...: every other column of the stream, labels among them
 -- example: SELECT time, metric_instance, observations, histogram_quantile(0.5, bounds, counts) AS median_ms FROM histogram_increase('raymetrics', 'ray_health_check_rpc_latency_ms') WHERE observations > 0
+-- needs: metric_is_history, metric_watched, past
 CREATE MACRO histogram_increase(stream, metric) AS TABLE
 SELECT time_unix_nano AS time,
        data_point_explicit_bounds AS bounds,
        CASE
-         WHEN counts_before IS NULL AND time_unix_nano - watched_since < INTERVAL 15 SECONDS
-         THEN list_transform(data_point_bucket_counts, lambda one: 0::BIGINT)
+         WHEN metric_is_history(counts_before, time_unix_nano, watched_since)
+         THEN list_transform(data_point_bucket_counts, lambda _: 0::BIGINT)
          WHEN counts_before IS NULL OR bounds_before <> data_point_explicit_bounds
               OR count_before > data_point_count THEN data_point_bucket_counts
          ELSE list_transform(list_zip(data_point_bucket_counts, counts_before),

@@ -10,10 +10,11 @@
 -- column: rate: increase per second; null for the first of a series
 -- column: ...: every other column of the stream, labels among them
 -- example: SELECT date_trunc('minute', time) AS minute, metric_Method, sum(increase) AS requests FROM metric_increase('raymetrics', 'ray_grpc_server_req_finished_total') GROUP BY ALL ORDER BY requests DESC LIMIT 5
+-- needs: metric_is_history, metric_watched, past
 CREATE MACRO metric_increase(stream, metric) AS TABLE
 SELECT time_unix_nano AS time, data_point_value AS value,
        CASE
-         WHEN value_before IS NULL AND time_unix_nano - watched_since < INTERVAL 15 SECONDS THEN 0
+         WHEN metric_is_history(value_before, time_unix_nano, watched_since) THEN 0
          WHEN value_before IS NULL OR data_point_value < value_before THEN data_point_value
          ELSE data_point_value - value_before
        END AS increase,

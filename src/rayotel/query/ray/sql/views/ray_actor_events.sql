@@ -13,6 +13,7 @@
 -- column: message: the same at length
 -- column: is_internal: whether it is of Ray's own doing
 -- example: SELECT actor, count(*) AS restarts FROM ray_actor_events WHERE state = 'RESTARTING' GROUP BY ALL
+-- needs: ray_session_clusters, rayevents
 CREATE VIEW ray_actor_events AS
 WITH steps AS (
   SELECT DISTINCT session_name AS session, cluster_id, actor_id, step.state AS state,

@@ -15,6 +15,7 @@
 -- column: exit_code: of the driver of a submission
 -- column: is_internal: whether it is of Ray's own doing
 -- example: SELECT began, coalesce(submission_id, job_id) AS job, status, run_seconds FROM ray_job_runs ORDER BY began
+-- needs: ray_session_clusters, rayevents
 CREATE VIEW ray_job_runs AS
 WITH told AS (
   SELECT session_name AS session, cluster_id, event_type, job_id, time_unix_nano, event,

@@ -16,6 +16,7 @@
 -- column: is_internal: whether it is of Ray's own doing; null from metrics
 -- column: source: events or metrics
 -- example: SELECT cluster_id, job_id, status, run_seconds, source FROM ray_jobs ORDER BY began
+-- needs: ray_cluster, ray_has_events, ray_job_over_seconds, ray_job_runs, ray_samples, ray_targets
 CREATE VIEW ray_jobs AS
 WITH aged AS (
   SELECT session_key, cluster_key, metric_JobId AS job_id, max(instance_key) AS instance_key,
@@ -27,16 +28,19 @@ WITH aged AS (
     AND data_point_value BETWEEN 0 AND 1e9
   GROUP BY ALL
 )
-SELECT began AS time, coalesce(nullif(cluster_key, ''), t.cluster_id) AS cluster_id,
+SELECT began AS time, ray_cluster(cluster_key, t.cluster_id) AS cluster_id,
        nullif(session_key, '') AS session, NULL::VARCHAR AS node, NULL::VARCHAR AS instance,
        job_id,
        NULL::VARCHAR AS submission_id, NULL::VARCHAR AS entrypoint, began,
-       if(t.last_seen - a.last_seen > INTERVAL 45 SECONDS, a.last_seen, NULL) AS ended,
+       if(t.last_seen - a.last_seen > to_seconds(ray_job_over_seconds()),
+          a.last_seen, NULL) AS ended,
        epoch(a.last_seen - began) AS run_seconds,
-       if(t.last_seen - a.last_seen > INTERVAL 45 SECONDS, 'ENDED', 'RUNNING') AS status,
+       if(ended IS NULL, 'RUNNING', 'ENDED') AS status,
        NULL::VARCHAR AS message, NULL::BOOLEAN AS is_internal, 'metrics' AS source
 FROM aged AS a LEFT JOIN ray_targets AS t USING (session_key, instance_key)
-WHERE session_key NOT IN (SELECT session FROM ray_job_runs WHERE session IS NOT NULL)
+WHERE NOT ray_has_events(session_key, [
+  'DRIVER_JOB_DEFINITION_EVENT', 'DRIVER_JOB_LIFECYCLE_EVENT',
+  'SUBMISSION_JOB_DEFINITION_EVENT', 'SUBMISSION_JOB_LIFECYCLE_EVENT'])
 UNION ALL BY NAME
 SELECT time, cluster_id, session, driver_node_id AS node, NULL::VARCHAR AS instance,
        job_id, submission_id, entrypoint, began, ended, run_seconds, status,

@@ -11,6 +11,7 @@
 -- column: message: the same at length
 -- column: resources: what it offers, JSON
 -- example: SELECT time, address, state, reason, message FROM ray_node_events ORDER BY time
+-- needs: ray_session_clusters, rayevents
 CREATE VIEW ray_node_events AS
 WITH steps AS (
   SELECT DISTINCT session_name AS session, cluster_id, node_id, step.state AS state,

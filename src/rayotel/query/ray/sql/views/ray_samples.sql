@@ -7,6 +7,7 @@
 -- column: cluster_key: cluster_id as label or header of this very sample
 -- column: ...: every column of the stream
 -- example: SELECT minute, instance_key, avg(data_point_value) FROM ray_samples WHERE metric_name = 'ray_node_cpu_utilization' GROUP BY ALL
+-- needs: raymetrics
 CREATE VIEW ray_samples AS
 SELECT *,
        date_trunc('minute', time_unix_nano) AS minute,

@@ -16,15 +16,13 @@
 -- column: is_missing: whether it is silent for more than a minute while others report
 -- column: latest_arrival_seconds: longest time that a scrape took to arrive here
 -- example: SELECT node, last_seen, silent_seconds FROM ray_series_health WHERE is_missing
+-- needs: ray_cluster, ray_gauge_kept_seconds, ray_node, ray_node_from, ray_scrapes, ray_targets
 CREATE VIEW ray_series_health AS
 WITH spaced AS (
   SELECT series_id, instance_key, session_key, address_key, cluster_key,
-         time_unix_nano AS moment, p_timestamp AS arrived,
-         epoch(time_unix_nano - lag(time_unix_nano) OVER (
-           PARTITION BY series_id ORDER BY time_unix_nano)) AS gap
-  FROM ray_samples  -- of each kind of endpoint a metric that is there once in every scrape
-  WHERE metric_name IN ('ray_node_cpu_count', 'autoscaler_active_nodes',
-                        'ray_dashboard_event_loop_lag_seconds', 'up')
+         time AS moment, arrived_at,
+         epoch(time - lag(time) OVER (PARTITION BY series_id ORDER BY time)) AS gap
+  FROM ray_scrapes WHERE endpoint <> 'info'  -- which has no session
 ),
 by_series AS (
   SELECT series_id, any_value(instance_key) AS instance_key,
@@ -34,12 +32,12 @@ by_series AS (
          count(*) FILTER (gap IS NULL OR gap > 0) AS scrapes,
          min(moment) AS first_seen, max(moment) AS last_seen,
          mode(round(gap)) AS typical_seconds, max(gap) AS longest_gap_seconds,
-         count(*) FILTER (gap > 20) AS gaps,
-         max(epoch(arrived - moment)) AS latest_arrival_seconds
+         count(*) FILTER (gap > ray_gauge_kept_seconds()) AS gaps,
+         max(epoch(arrived_at - moment)) AS latest_arrival_seconds
   FROM spaced GROUP BY series_id
 ),
 targets AS (
-  SELECT instance_key, session_key, address_key, nullif(max(cluster_key), '') AS cluster_key,
+  SELECT instance_key, session_key, address_key, max(cluster_key) AS cluster_key,
          max(scrapes) AS scrapes, min(first_seen) AS first_seen, max(last_seen) AS last_seen,
          arg_max(typical_seconds, scrapes) AS typical_seconds,
          arg_max(longest_gap_seconds, scrapes) AS longest_gap_seconds,
@@ -48,7 +46,7 @@ targets AS (
   FROM by_series GROUP BY instance_key, session_key, address_key
 )
 SELECT s.last_seen AS time,
-       coalesce(s.cluster_key, t.cluster_id) AS cluster_id,
+       ray_cluster(s.cluster_key, t.cluster_id) AS cluster_id,
        nullif(session_key, '') AS session,
        ray_node(instance_key, address_key) AS node,
        ray_node_from(instance_key, address_key) AS node_from,

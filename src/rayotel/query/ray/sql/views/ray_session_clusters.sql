@@ -2,6 +2,7 @@
 -- column: session: Ray's session: one life of a cluster
 -- column: cluster_id: which cluster; null where nothing says
 -- example: SELECT * FROM ray_session_clusters
+-- needs: ray_targets, rayevents
 CREATE TABLE ray_session_clusters AS
 SELECT session, max(cluster_id) AS cluster_id
 FROM (

@@ -12,6 +12,7 @@
 -- column: has_metrics: whether any metrics are kept of it
 -- column: has_events: whether any events are
 -- example: SELECT * FROM ray_sessions ORDER BY first_seen
+-- needs: ray_jobs, ray_samples, ray_targets, rayevents
 CREATE VIEW ray_sessions AS
 WITH scraped AS (
   SELECT session, max(cluster_id) AS cluster_id, min(first_seen) AS first_seen,

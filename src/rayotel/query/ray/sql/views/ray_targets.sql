@@ -10,19 +10,17 @@
 -- column: session_key: session, '' where there is none, to join with ray_samples
 -- column: instance_key: instance, '' where there is none
 -- example: SELECT * FROM ray_targets ORDER BY cluster_id, session, instance
+-- needs: ray_scrapes
 CREATE TABLE ray_targets AS
 WITH seen AS (
-  SELECT instance_key, session_key, metric_name = 'target_info' AS is_info,
+  SELECT instance_key, session_key, endpoint = 'info' AS is_info,
          max(cluster_id) AS cluster_id, min(first_seen) AS first_seen,
          max(last_seen) AS last_seen, max(scrapes) AS scrapes
   FROM (
-    SELECT instance_key, session_key, address_key, metric_name,
+    SELECT instance_key, session_key, address_key, endpoint,
            max(nullif(cluster_key, '')) AS cluster_id,
-           min(time_unix_nano) AS first_seen, max(time_unix_nano) AS last_seen,
-           count(*) AS scrapes
-    FROM ray_samples  -- of each kind of endpoint a metric that is there once in every scrape
-    WHERE metric_name IN ('target_info', 'ray_node_cpu_count', 'autoscaler_active_nodes',
-                          'ray_dashboard_event_loop_lag_seconds')
+           min(time) AS first_seen, max(time) AS last_seen, count(*) AS scrapes
+    FROM ray_scrapes WHERE endpoint <> 'other'
     GROUP BY ALL
   )
   GROUP BY ALL

@@ -23,6 +23,7 @@
 -- column: is_retry: whether it was tried before
 -- column: is_internal: whether it is of Ray's own doing
 -- example: SELECT task, error_type, count(*) AS attempts FROM ray_task_attempts WHERE state = 'FAILED' GROUP BY ALL ORDER BY attempts DESC
+-- needs: ray_is_internal, ray_session_clusters, rayevents
 CREATE VIEW ray_task_attempts AS
 WITH told AS (
   SELECT session_name AS session, cluster_id, task_id, coalesce(task_attempt, 0) AS attempt,

@@ -1,6 +1,6 @@
 -- about: how many tasks were in which state, minute by minute: running, or waiting and for what
 -- note: A mean over the minute. Ray counts a task where it was submitted and corrects where it runs, with negative numbers, so a number holds for a whole cluster and not for one node. FINISHED and FAILED are running totals and not here: see ray_task_failures and metric_owner_increase.
--- column: time: start of the minute, UTC
+-- column: minute: start of the minute, UTC
 -- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
 -- column: node: always null: it is of the whole cluster
@@ -8,14 +8,12 @@
 -- column: task: name of the task or actor method
 -- column: state: Ray's word
 -- column: phase: running or waiting
--- column: reason: what it waits for, in words; null while it runs
+-- column: waits_for: what it waits for, in words; null while it runs
 -- column: tasks: how many, on average
--- example: SELECT reason, max(tasks) AS most FROM ray_task_states WHERE phase = 'waiting' GROUP BY ALL ORDER BY most DESC
+-- example: SELECT waits_for, max(tasks) AS most FROM ray_task_states WHERE phase = 'waiting' GROUP BY ALL ORDER BY most DESC
+-- needs: ray_mean_counts
 CREATE VIEW ray_task_states AS
-SELECT minute AS time,
-       coalesce(nullif(cluster_key, ''), cluster_id) AS cluster_id,
-       nullif(session_key, '') AS session,
-       NULL::VARCHAR AS node, NULL::VARCHAR AS instance,
+SELECT minute, cluster_id, session, NULL::VARCHAR AS node, NULL::VARCHAR AS instance,
        task, state,
        if(starts_with(state, 'RUNNING'), 'running', 'waiting') AS phase,
        CASE
@@ -28,28 +26,11 @@ SELECT minute AS time,
          WHEN state = 'SUBMITTED_TO_WORKER' THEN 'its worker begins'
          WHEN state = 'PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY' THEN 'its turn on the actor'
          ELSE lower(replace(state, '_', ' '))
-       END AS reason,
-       greatest(sum(total / times), 0) AS tasks
+       END AS waits_for,
+       greatest(sum(mean_count), 0) AS tasks
 FROM (
-  SELECT minute, instance_key, session_key, cluster_key, task, state, sum(one) AS total
-  FROM (  -- a scrape may be stored twice
-    SELECT any_value(minute) AS minute, any_value(instance_key) AS instance_key,
-           any_value(session_key) AS session_key, any_value(cluster_key) AS cluster_key,
-           any_value(metric_label_Name) AS task, any_value(metric_State) AS state,
-           any_value(data_point_value) AS one
-    FROM ray_samples
-    WHERE metric_name = 'ray_tasks' AND metric_State NOT IN ('FINISHED', 'FAILED')
-      AND data_point_value <> 0  -- most are, and add nothing
-    GROUP BY series_id, time_unix_nano
-  )
-  GROUP BY ALL
+  SELECT *, metric_label_Name AS task, metric_State AS state FROM ray_mean_counts('ray_tasks')
 )
-JOIN (
-  -- how often the target was scraped: a state that was there for half of a minute counts half
-  SELECT minute, instance_key, session_key, count(DISTINCT time_unix_nano) AS times
-  FROM ray_samples WHERE metric_name IN ('ray_node_cpu_count', 'target_info')
-  GROUP BY ALL
-) USING (minute, instance_key, session_key)
-LEFT JOIN ray_targets AS t USING (session_key, instance_key)
+WHERE state NOT IN ('FINISHED', 'FAILED')
 GROUP BY ALL
-HAVING greatest(sum(total / times), 0) > 0;
+HAVING sum(mean_count) > 0;

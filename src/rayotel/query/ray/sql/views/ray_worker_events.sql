@@ -14,6 +14,7 @@
 -- column: memory_used_bytes: its memory at the end, where Ray says it
 -- column: is_unexpected: whether it ended otherwise than by intent
 -- example: SELECT reason, count(*) AS workers FROM ray_worker_events WHERE is_unexpected GROUP BY ALL
+-- needs: ray_session_clusters, rayevents
 CREATE VIEW ray_worker_events AS
 WITH steps AS (
   SELECT DISTINCT session_name AS session, cluster_id, worker_id, job_id, step.state AS state,
