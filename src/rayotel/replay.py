@@ -29,6 +29,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from rayotel.errors import RayotelError, UsageError
+from rayotel.lake.signal import EVENTS, METRICS
 from rayotel.model import NANOSECONDS_PER_SECOND
 
 MAX_RETRIES = 20
@@ -36,7 +37,6 @@ MAX_FIRST_TRIES = 7  # nobody has answered yet: it is more likely a wrong addres
 REQUEST_TIMEOUT_SECONDS = 30.0
 LONGEST_RETRY_PAUSE_SECONDS = 30.0
 GZIP_WINDOW_BITS = 31
-METRICS_PATH, EVENTS_PATH = "/v1/metrics", "/v1/events"
 # times of Ray's events: RFC 3339, and a few in milliseconds, of which 0 is none
 _TIME = re.compile(rb'"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z"')
 _MILLISECONDS = re.compile(rb'("\w+TimeMs": ?")([1-9]\d*)"')
@@ -68,10 +68,8 @@ class RecordedRequest:
         if not shift_nano and not self.is_stored_plain:
             return self.body
         plain = self.plain_body()
-        if shift_nano and self.path == METRICS_PATH:
-            plain = _shifted(plain, shift_nano)
-        elif shift_nano and self.path == EVENTS_PATH:
-            plain = _shifted_events(plain, shift_nano)
+        if shift_nano and self.path in _SHIFTS:
+            plain = _SHIFTS[self.path](plain, shift_nano)
         if self.encoding != "gzip":
             return plain
         codec = zlib.compressobj(6, zlib.DEFLATED, GZIP_WINDOW_BITS)
@@ -117,7 +115,7 @@ class Recording:
     @property
     def last_event_unix_nano(self) -> int:
         """The latest time in the last metrics request, else in the last one of events; 0: none."""
-        for path, latest in ((METRICS_PATH, _latest), (EVENTS_PATH, _latest_event)):
+        for path, latest in _LATEST.items():
             for one in reversed(self.requests):
                 if one.path == path:
                     return latest(one.plain_body())
@@ -141,6 +139,11 @@ def _latest(body: bytes) -> int:
 
 def _latest_event(body: bytes) -> int:
     return max(map(_unix_nano, _TIME.finditer(body)), default=0)
+
+
+# by the path that a signal is posted to
+_SHIFTS = {METRICS.path: _shifted, EVENTS.path: _shifted_events}
+_LATEST = {METRICS.path: _latest, EVENTS.path: _latest_event}
 
 
 def load(directory: Path) -> Recording:

@@ -43,9 +43,9 @@ class Streams:
     events: str = EVENTS_STREAM
 
     def __post_init__(self) -> None:
-        for setting, name in (("metrics", self.metrics), ("events", self.events)):
+        for signal, name in ((METRICS, self.metrics), (EVENTS, self.events)):
             if not is_stream_name(name):
-                raise UsageError(f"setting '{setting}_stream' is not a stream name")
+                raise UsageError(f"setting '{signal.name}_stream' is not a stream name")
         if self.metrics == self.events:
             raise UsageError("settings 'metrics_stream' and 'events_stream' are the same stream")
 
