@@ -57,8 +57,10 @@ def _help(arguments: list[str]) -> str:
         cli, [*arguments, "--help"], prog_name="rayotel", terminal_width=HELP_WIDTH
     )
     assert result.exit_code == 0, result.output
-    # the settings stand in a table of their own
-    return result.output.partition("  Settings, each also")[0]
+    # below a command's own words stand the settings, which have a document of their own
+    below = (cli.commands[name].epilog for name in arguments)
+    starts = [epilog.replace("\b", "").split("\n")[1] for epilog in below if epilog]
+    return result.output.partition(f"\n  {starts[0]}")[0] if starts else result.output
 
 
 def settings() -> str:

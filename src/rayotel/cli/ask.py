@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +13,6 @@ from rayotel import config
 from rayotel.cli.options import asked_range, lake_options, output_options, range_options, say, write
 from rayotel.cli.options import progress as progress_bar
 from rayotel.errors import UsageError
-
-logger = logging.getLogger(__name__)
 
 
 class _SqlCommand(click.Command):

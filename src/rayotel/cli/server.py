@@ -101,7 +101,7 @@ def replay(directory: str, url: str, speed: str, shift_to: str | None) -> None:
         say(f"{path}: {count} answered {status}")
     say(f"{outcome.seconds:.1f} s, {outcome.retries} tries again")
     if any(status >= 400 for _, status in outcome.answers):
-        raise RayotelError("some requests were refused", hint="the server's log has the reasons")
+        raise RayotelError("some requests were refused", hint="see the server's log output")
 
 
 @click.command()

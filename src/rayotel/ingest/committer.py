@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from rayotel.errors import LogError, StorageError
+from rayotel.errors import LogError, RayotelError, StorageError
 from rayotel.ingest.wal import segments
 from rayotel.ingest.wal.journal import Journal, Segment
 from rayotel.ingest.wal.recent_events import StoredEvents
@@ -92,9 +92,9 @@ class Committer:
         self._interval_seconds = interval_seconds
         self._max_label_columns = max_label_columns
         self._labels: dict[str, LabelColumns] = {}
-        self._elsewhere = Failing()
         self._storage_away = Failing()
         self._stuck = Failing()
+        self._told_elsewhere: set[tuple[str, str]] = set()
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._deadline = float("inf")
@@ -188,14 +188,15 @@ class Committer:
 
     def _stuck_at(self, segment: Segment, error: Exception) -> None:
         is_news = self._stuck.begin((segment.number, type(error)))
-        is_known = isinstance(error, LogError)
+        known = error if isinstance(error, RayotelError) else None
         log_event(
             logger,
             logging.ERROR if is_news else logging.DEBUG,
             "a WAL segment cannot be committed and is tried again",
-            error=None if is_known else error,
+            error=None if known else error,
             segment=segment.number,
-            reason=error.message if isinstance(error, LogError) else type(error).__name__,
+            reason=known.message if known else type(error).__name__,
+            hint=known.hint if known else None,
         )
 
     def _goes_on(self, segment: Segment) -> None:
@@ -240,16 +241,24 @@ class Committer:
             if place != stream:
                 count = sum(batch.accepted_rows for batch in by_pair[pair])
                 self._telemetry.rows_elsewhere.labels(signal).inc(count)
-                if self._elsewhere.begin((place, signal)):
-                    log_event(
-                        logger,
-                        logging.WARNING,
-                        "a stream holds another signal: rows are stored elsewhere",
-                        stream=stream,
-                        signal=signal,
-                        stored_in=place,
-                    )
+                self._tell_elsewhere(stream, signal, place)
         return found
+
+    def _tell_elsewhere(self, stream: str, signal: str, place: str) -> None:
+        """Once a stream, for every commit meets the same."""
+        if (stream, signal) in self._told_elsewhere:
+            return
+        if len(self._told_elsewhere) >= MAX_STREAMS_REMEMBERED:
+            self._told_elsewhere.clear()
+        self._told_elsewhere.add((stream, signal))
+        log_event(
+            logger,
+            logging.WARNING,
+            "a stream holds another signal: rows are stored elsewhere",
+            stream=stream,
+            signal=signal,
+            stored_in=place,
+        )
 
     def _put(self, stream: str, hour: int, number: int, table: pa.Table, signal: Signal) -> None:
         name = PartName(stream, hour, self._journal.receiver, number, number, 0)

@@ -35,7 +35,7 @@ from rayotel.logs import log_event
 from rayotel.model import JSON, Arrival, Batch, Record
 from rayotel.telemetry import Telemetry
 
-RETRY_AFTER_FULL_LOG_SECONDS = 10
+RETRY_AFTER_FULL_WAL_SECONDS = 10
 RETRY_AFTER_ERROR_SECONDS = 10
 DECODE_THREADS = 2
 
@@ -161,7 +161,7 @@ class Receiver:
             if batch.accepted_rows:
                 await asyncio.wrap_future(self._journal.append(record, batch, digest))
         except LogError as error:
-            raise TryLater(503, error.message, RETRY_AFTER_FULL_LOG_SECONDS) from None
+            raise TryLater(503, error.message, RETRY_AFTER_FULL_WAL_SECONDS) from None
         self._telemetry.acknowledged(batch)
         return batch
 
@@ -172,7 +172,7 @@ class Receiver:
         try:
             await anyio.to_thread.run_sync(self._signals.claim, arrival.stream, arrival.signal)
         except LogError as error:
-            raise TryLater(503, error.message, RETRY_AFTER_FULL_LOG_SECONDS) from None
+            raise TryLater(503, error.message, RETRY_AFTER_FULL_WAL_SECONDS) from None
 
     def _digest_and_decode(self, record: Record, ticket: Ticket) -> tuple[bytes, Batch]:
         return digest_of(record.arrival.stream, record.body), self._decode(record, ticket)
