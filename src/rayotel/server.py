@@ -16,6 +16,7 @@ import uvicorn
 from rayotel import __version__
 from rayotel.config import Settings
 from rayotel.errors import RayotelError, UsageError
+from rayotel.http.connection import Connection
 from rayotel.http.front import Front
 from rayotel.ingest.committer import Committer
 from rayotel.ingest.decode.decoder import Decoder
@@ -237,7 +238,8 @@ def _run(service: Service, listener: socket.socket) -> None:
         uvicorn.Config(
             service.app(),
             # the other parser, httptools, takes headers without a bound and requests without a host
-            http="h11",
+            http=Connection,
+            ws="none",
             log_config=None,
             access_log=False,
             lifespan="off",
