@@ -2,7 +2,7 @@
 -- note: Ray's gauge of actors by state almost never shows RESTARTING: a restart is faster than its report. Events know each one. Without them there is only a counter of actors' processes that ended unexpectedly: each was a restart or a death, and what is intended is not in it.
 -- parameter: actor = %: only actors whose class is like this SQL pattern
 -- parameter: limit = 1000: at most so many rows, those with the most restarts
--- column: cluster_id: which cluster
+-- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
 -- column: job_id: 8 hex digits; null from metrics
 -- column: actor: class of the actors

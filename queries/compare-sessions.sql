@@ -34,7 +34,7 @@ nodes AS (
          max(memory_used_pct) AS memory_pct, max(object_store_used_pct) AS store_pct
   FROM ray_node_minutes(['cpu', 'memory', 'object_store']) GROUP BY session
 ),
-told AS (  -- sessions whose tasks are known from events
+from_events AS (  -- sessions whose tasks are known from events
   SELECT session, count(*) FILTER (state = 'FINISHED' AND NOT is_internal) AS finished
   FROM ray_task_attempts GROUP BY session
 ),
@@ -70,7 +70,7 @@ measured AS (
   ], recursive := true)
   FROM two AS t
   LEFT JOIN nodes AS n ON n.session = t.session
-  LEFT JOIN told AS e ON e.session = t.session
+  LEFT JOIN from_events AS e ON e.session = t.session
   LEFT JOIN counted AS c ON c.session = t.session
   LEFT JOIN failures AS f ON f.session = t.session
 )

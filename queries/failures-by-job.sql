@@ -3,7 +3,7 @@
 -- note: Attempts and tasks differ: a task that fails, is tried again and succeeds has a failed attempt and has not failed.
 -- parameter: job = %: only jobs whose job_id or submission_id is like this SQL pattern
 -- parameter: limit = 1000: at most so many rows, those with the most failures
--- column: cluster_id: which cluster
+-- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
 -- column: job_id: 8 hex digits; null from metrics
 -- column: submission_id: of a job that was submitted

@@ -1,7 +1,7 @@
 -- question: Which clusters were there, when, how big, how busy, and how much failed?
 -- note: A session is one life of a cluster, from `ray start` to `ray stop`; its id changes with every restart, so the published query, which takes the session for the cluster, shows a new cluster after each, and its nodes are one, for Ray's node metrics have no NodeAddress.
--- column: cluster_id: label or X-P-Cluster-Id header, else what another metric of the node or session says
--- column: session: Ray's name of this life of the cluster
+-- column: cluster_id: which cluster; see ray_targets
+-- column: session: Ray's session: one life of a cluster
 -- column: nodes: nodes that reported their CPUs
 -- column: first_seen: first scrape or event of the session
 -- column: last_seen: last scrape or event of the session

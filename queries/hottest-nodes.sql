@@ -4,7 +4,7 @@
 -- parameter: limit = 20: how many nodes
 -- column: rank: 1 for the hottest
 -- column: cluster_id: which cluster; see ray_targets
--- column: node: scrape target, else address
+-- column: node: scrape target, else the node's address
 -- column: minutes: minutes in which it reported
 -- column: cores: CPUs of the node
 -- column: cpu_mean_pct: mean CPU use, 0 to 100

@@ -3,7 +3,7 @@
 -- note: `ray_running_jobs` is not asked: it never goes back to 0 after the first `ray job submit`, because a job of Ray's own stays. Without events, that job is known by its JobSupervisor, as far as one lived for a scrape.
 -- parameter: below = 0: minutes with a mean CPU use below this percentage are idle too
 -- column: cluster_id: which cluster; see ray_targets
--- column: session: Ray's name of this life of the cluster
+-- column: session: Ray's session: one life of a cluster
 -- column: minutes: minutes in which it was there
 -- column: idle_minutes: of these, idle
 -- column: idle_pct: share of the core hours that went by in idle minutes, 0 to 100

@@ -2,7 +2,7 @@
 -- note: Of a driver Ray says that it finished, not how: FINISHED is no success. Only a submission (ray job submit) has an outcome, and Ray 2.60 sends no events of submissions: failed_tasks tells what went wrong in it. From metrics its beginning is late by up to 25 seconds and its end by up to 30, and its outcome is not known at all. Ray's counter of finished jobs adds its own total up again with every report, and its gauge of running jobs counts one of Ray's own: neither is used here.
 -- parameter: limit = 1000: at most so many jobs, the latest
 -- column: began: when it was created
--- column: cluster_id: which cluster
+-- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
 -- column: job_id: 8 hex digits; null for a submission whose driver never connected
 -- column: submission_id: of a job that was submitted

@@ -2,7 +2,7 @@
 -- note: No rows where no node has a GPU that Ray reports. A mean over the node's GPUs: one that works and seven that wait are 12.5 %.
 -- column: minute: start of the minute, UTC
 -- column: cluster_id: which cluster; see ray_targets
--- column: node: scrape target, else address
+-- column: node: scrape target, else the node's address
 -- column: gpus: GPUs of the node
 -- column: gpu_mean_pct: mean use over the minute and all of them, 0 to 100
 -- column: gpu_memory_used_bytes: mean of the minute, all of them together

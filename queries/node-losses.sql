@@ -4,7 +4,7 @@
 -- parameter: silent_seconds = 60: from metrics: how long a target must be silent to be lost
 -- parameter: limit = 1000: at most so many rows, the latest
 -- column: lost_at: when it was declared dead; from metrics its last scrape before the silence
--- column: cluster_id: which cluster
+-- column: cluster_id: which cluster; see ray_targets
 -- column: node: from events its node id; from metrics the scrape target, else the address
 -- column: address: its IP address
 -- column: reason: Ray's word; null from metrics

@@ -2,8 +2,8 @@
 -- note: Spilling some of what does not fit is the store at work. It thrashes when it reads back the same objects again and again: here, when within an hour more than twice as much was read back as was written or lay on disk. Fallback is memory mapped on disk because nothing could be spilled: very slow.
 -- parameter: limit = 10000: at most so many rows, the latest
 -- column: minute: start of the minute, UTC; only those in which something was spilled, restored or in fallback
--- column: cluster_id: which cluster
--- column: node: scrape target, else address
+-- column: cluster_id: which cluster; see ray_targets
+-- column: node: scrape target, else the node's address
 -- column: object_store_used_pct: highest fullness of the store in memory, 0 to 100
 -- column: spilled_bytes: written to disk in this minute
 -- column: restored_bytes: read back in this minute

@@ -2,19 +2,19 @@
 -- note: These are kills by Ray's own memory monitor. The kernel's kills look like crashes to Ray: see worker-crashes. Ray tries such a task again without counting, so one hungry task can be killed many times.
 -- parameter: limit = 1000: at most so many rows, the latest
 -- column: minute: start of the minute, UTC, of the kill; from metrics of the scrape that showed it
--- column: cluster_id: which cluster
+-- column: cluster_id: which cluster; see ray_targets
 -- column: node: from events its node id; from metrics the scrape target, else the address
 -- column: job_id: 8 hex digits; null from metrics
 -- column: kind: task or actor; null where nothing says
 -- column: task: name of the task or actor method that ran; null where nothing says
 -- column: kills: how many
--- column: memory_used_bytes: most memory of one of them at its end; null where Ray does not say
+-- column: worker_memory_bytes: most memory of one of them at its end; null where Ray does not say
 -- column: example: what Ray says of one of them, its beginning; null from metrics
 -- column: source: events or metrics
 WITH killed AS (
   SELECT session, worker_id, min(time) AS time, max(cluster_id) AS cluster_id,
          max(node_id) AS node_id, max(job_id) AS job_id,
-         max(memory_used_bytes) AS memory_used_bytes, max(message) AS message
+         max(worker_memory_bytes) AS worker_memory_bytes, max(message) AS message
   FROM ray_worker_events WHERE state = 'DEAD' AND reason = 'NODE_OUT_OF_MEMORY'
   GROUP BY session, worker_id
 ),
@@ -39,7 +39,7 @@ kills AS (
          coalesce(k.node_id, r.node_id) AS node, coalesce(k.job_id, r.job_id) AS job_id,
          CASE WHEN r.kind LIKE 'ACTOR%' THEN 'actor' WHEN r.kind IS NOT NULL THEN 'task' END
            AS kind,
-         r.task, 1 AS kills, k.memory_used_bytes,
+         r.task, 1 AS kills, k.worker_memory_bytes,
          coalesce(k.message, r.message) AS message, 'events' AS source
   FROM killed AS k
   FULL JOIN ran AS r
@@ -56,7 +56,7 @@ kills AS (
 )
 FROM (
   SELECT date_trunc('minute', time) AS minute, cluster_id, node, job_id, kind, task,
-         sum(kills)::BIGINT AS kills, max(memory_used_bytes) AS memory_used_bytes,
+         sum(kills)::BIGINT AS kills, max(worker_memory_bytes) AS worker_memory_bytes,
          left(max(message), 200) AS example, source
   FROM kills
   GROUP BY ALL

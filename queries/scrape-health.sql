@@ -1,7 +1,7 @@
 -- question: Does every endpoint report, and without gaps?
 -- note: Ray forgets a gauge 20 s after its last report: with scrapes further apart, failures of short jobs are lost. `last_seen` long before that of the others is a node that died or a target that moved.
--- column: cluster_id: label or X-P-Cluster-Id header, else what another metric of the node or session says
--- column: node: scrape target, else address
+-- column: cluster_id: which cluster; see ray_targets
+-- column: node: scrape target, else the node's address
 -- column: scrapes: scrapes that arrived
 -- column: longest_gap_seconds: longest time between two scrapes
 -- column: gaps: times of more than 20 seconds between two scrapes

@@ -2,7 +2,7 @@
 -- note: A session is one life of a cluster, from `ray start` to `ray stop`; its id changes with every restart. `compare-sessions` sets two of them side by side, `fleet` adds how busy they were.
 -- parameter: cluster = %: only clusters whose cluster_id is like this SQL pattern
 -- column: cluster_id: which cluster; see ray_targets
--- column: session: Ray's name of this life of the cluster
+-- column: session: Ray's session: one life of a cluster
 -- column: first_seen: first sample or event in the time range
 -- column: last_seen: last sample or event
 -- column: hours: from the first to the last

@@ -1,7 +1,7 @@
 -- question: Which tasks were tried more than once, why, and what came of it?
 -- note: Ray retries a task whose worker or node died, and one that raised only where its options say so; after an out-of-memory kill it tries again without counting. An actor that begins again is no retry: see actor-restarts. From metrics only the retries themselves can be counted, not the tasks behind them.
 -- parameter: limit = 1000: at most so many rows, those with the most retries
--- column: cluster_id: which cluster
+-- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
 -- column: job_id: 8 hex digits; null from metrics
 -- column: task: name of the task or actor method

@@ -3,7 +3,7 @@
 -- parameter: task = %: only tasks whose name is like this SQL pattern
 -- parameter: limit = 10000: at most so many rows, the latest
 -- column: minute: start of the minute, UTC
--- column: cluster_id: which cluster
+-- column: cluster_id: which cluster; see ray_targets
 -- column: task: name of the task or actor method
 -- column: finished_attempts: attempts that came to a good end in this minute
 -- column: failed_attempts: attempts that failed in this minute

@@ -2,14 +2,14 @@
 -- note: Two reports that must not be added up. `tasks`: Ray's own count of tasks by state, per task. `scheduler`: what the schedulers of all nodes hold back, without a name but with their reason; a task that no node could ever run is Infeasible there and merely waits for a node in the other. Ray counts a task where it was submitted and corrects where it runs, so only sums over a whole cluster mean something.
 -- parameter: task = %: only tasks whose name is like this SQL pattern; the scheduler's rows have none
 -- parameter: limit = 1000: at most so many rows, those with the highest peaks
--- column: cluster_id: which cluster
+-- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
 -- column: reported_by: tasks or scheduler
 -- column: task: name of the task or actor method; null from the scheduler
 -- column: waits_for: what is missing, in words
 -- column: state: Ray's word for it
 -- column: peak_tasks: most in a minute, on average over that minute
--- column: peak_minute: that minute, UTC
+-- column: peak_minute: start of that minute, UTC
 -- column: waiting_minutes: minutes in which any waited
 -- column: waited_task_seconds: time that they waited, all of them together
 WITH waiting AS (

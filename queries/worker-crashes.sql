@@ -2,7 +2,7 @@
 -- note: A worker that crashed, or that the kernel killed, is SYSTEM_ERROR; one that Ray killed to save its node NODE_OUT_OF_MEMORY. A task's own exception ends no worker. From metrics each node counts by the name of what ran, which leaves out idle workers and those that die with their node; where no node counts, the head's number stands, without node and name.
 -- parameter: limit = 1000: at most so many rows, the latest
 -- column: minute: start of the minute, UTC, of the end; from metrics of the scrape that showed it
--- column: cluster_id: which cluster
+-- column: cluster_id: which cluster; see ray_targets
 -- column: node: from events its node id; from metrics the scrape target, else the address
 -- column: job_id: 8 hex digits; null from metrics
 -- column: task: task or actor method that it last ran; null where nothing says

@@ -192,7 +192,7 @@ def _known(one: Metric) -> list[Fact]:
         (f"values of {label}", ", ".join(value or "(empty)" for value in known))
         for label, known in one.values.items()
     ]
-    pairs.append(("source", one.source))
+    pairs.append(("known_from", one.source))
     return [Fact("known", name, value) for name, value in pairs if value]
 
 

@@ -140,6 +140,19 @@ def test_a_header_names_what_its_sql_needs(definition: Definition) -> None:
     assert list(definition.needs) == sorted(set(definition.needs))
 
 
+def test_a_column_has_one_name() -> None:
+    """A start of a minute is `minute`, and `source` is always events or metrics."""
+    columns = [pair for one in ALL.values() for pair in one.columns]
+    columns += [pair for one in questions.all_queries() for pair in one.columns.items()]
+    for name, meaning in columns:
+        assert (name == "minute") == meaning.startswith("start of the minute, UTC"), name
+        assert (name == "source") == (meaning == "events or metrics"), name
+    assert all(
+        meaning.startswith("written") for name, meaning in columns if name == "spilled_bytes"
+    )
+    assert not {"avg_cpu", "max_cpu", "cpu_pct", "rows", "used_pct"} & {name for name, _ in columns}
+
+
 def test_only_what_is_mentioned_is_made() -> None:
     """And what that needs, before it."""
     assert definitions.needed("SELECT 1") == []

@@ -275,12 +275,12 @@ def test_what_costs_most_comes_first(recorded_lake: Storage, points: list[tuple[
         totals[name] += 1
         series[name].add(tuple(sorted(labels_of(point).items())))
     rows = asked(recorded_lake, "cardinality", limit="1000")
-    assert {row["metric"]: row["points"] for row in rows} == totals
-    assert {row["metric"]: row["series"] for row in rows} == {
+    assert {row["metric_name"]: row["points"] for row in rows} == totals
+    assert {row["metric_name"]: row["series"] for row in rows} == {
         name: len(found) for name, found in series.items()
     }
     assert sum(row["points_pct"] for row in rows) == pytest.approx(100)
-    assert rows == sorted(rows, key=lambda row: (-row["points"], row["metric"]))
+    assert rows == sorted(rows, key=lambda row: (-row["points"], row["metric_name"]))
     assert asked(recorded_lake, "cardinality", limit="3") == rows[:3]
 
 
@@ -294,7 +294,7 @@ def test_the_label_that_multiplies_comes_first(
             distinct[name, key.lower()].add(value)
     rows = asked(recorded_lake, "cardinality-labels", minutes="60", limit="10000")
     assert rows[0]["label"] == "metric_WorkerId"
-    shown = {(row["metric"], row["label"].split("_")[-1].lower()): row for row in rows}
+    shown = {(row["metric_name"], row["label"].split("_")[-1].lower()): row for row in rows}
     for (metric, key), values in distinct.items():
         if "_" not in key and len(values - {""}) > 1:
             assert shown[metric, key]["distinct_values"] == len(values - {""}), (metric, key)

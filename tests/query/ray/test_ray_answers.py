@@ -142,7 +142,7 @@ def test_a_kill_for_memory_is_told_with_its_task(tmp_path: Path) -> None:
         *task(2, 0, "pig", ("RUNNING", 65), ("FAILED", 69), error="OUT_OF_MEMORY", worker=6),
     )
     known, other = asked(lake, "out-of-memory")
-    assert (known["task"], known["kills"], known["memory_used_bytes"]) == ("hog", 1, 1000)
+    assert (known["task"], known["kills"], known["worker_memory_bytes"]) == ("hog", 1, 1000)
     assert (known["node"], known["job_id"]) == (f"{7:056x}", "00000001")
     assert (other["task"], other["kills"], other["minute"].minute) == ("pig", 1, 1)
     (crash,) = asked(lake, "worker-crashes")

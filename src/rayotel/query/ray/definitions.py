@@ -111,7 +111,7 @@ METRIC_FACTS = Definition(
         ("unit", "unit of the values"),
         ("meaning", "what it tells"),
         ("caution", "what goes wrong when it is used naively"),
-        ("source", "how that is known"),
+        ("known_from", "how that is known"),
     ),
     examples=("SELECT metric_name, meaning FROM ray_metrics WHERE kind = 'cumulative_gauge'",),
     needs=(),

@@ -33,7 +33,7 @@ COMMON_LABELS = frozenset(
     {"SessionName", "Version", "otel_scope_name", "otel_scope_schema_url", "otel_scope_version"}
 )
 VIEW_COLUMNS = (
-    "metric_name", "label", "label_value", "kind", "unit", "meaning", "caution", "source",
+    "metric_name", "label", "label_value", "kind", "unit", "meaning", "caution", "known_from",
 )  # fmt: skip
 _CREATED = "_created"
 _MAX_NEAR = 5

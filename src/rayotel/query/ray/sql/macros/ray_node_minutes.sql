@@ -6,10 +6,10 @@
 -- column: minute: start of the minute, UTC
 -- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
--- column: node: scrape target where the scrape said it, else the node's address
+-- column: node: scrape target, else the node's address
 -- column: node_from: instance or address: which of the two `node` is
 -- column: instance: scrape target
--- column: scrapes: in the minute; of cpu
+-- column: scrapes: scrapes in the minute; of the family cpu
 -- column: is_head: whether the head runs here
 -- column: cores: CPUs of the node
 -- column: cpu_mean_pct: mean CPU use, 0 to 100

@@ -17,7 +17,7 @@
 -- example: SELECT began, coalesce(submission_id, job_id) AS job, status, run_seconds FROM ray_job_runs ORDER BY began
 -- needs: ray_session_clusters, rayevents
 CREATE VIEW ray_job_runs AS
-WITH told AS (
+WITH reports AS (
   SELECT session_name AS session, cluster_id, event_type, job_id, time_unix_nano, event,
          starts_with(event_type, 'SUBMISSION') AS is_submission,
          coalesce(event->>'$.submissionId',
@@ -35,15 +35,15 @@ steps AS (
       event->'$.stateTransitions',
       '[{"state":"VARCHAR","timestamp":"VARCHAR","message":"VARCHAR","driverExitCode":"BIGINT"}]'
     )) AS step
-    FROM told
+    FROM reports
     WHERE event_type IN ('DRIVER_JOB_LIFECYCLE_EVENT', 'SUBMISSION_JOB_LIFECYCLE_EVENT')
   )
 ),
 drivers AS (
   SELECT session, job_id, max(cluster_id) AS cluster_id, max(submission_id) AS submission_id,
          max(event->>'$.entrypoint') AS entrypoint,
-         max(event->>'$.driverNodeId') AS driver_node_id, min(time_unix_nano) AS told_at
-  FROM told WHERE NOT is_submission GROUP BY ALL
+         max(event->>'$.driverNodeId') AS driver_node_id, min(time_unix_nano) AS reported_at
+  FROM reports WHERE NOT is_submission GROUP BY ALL
 ),
 driver_steps AS (
   SELECT session, job_id, min(moment) FILTER (state = 'CREATED') AS began,
@@ -52,8 +52,8 @@ driver_steps AS (
 ),
 submissions AS (
   SELECT session, submission_id, max(cluster_id) AS cluster_id,
-         max(event->>'$.entrypoint') AS entrypoint, min(time_unix_nano) AS told_at
-  FROM told WHERE is_submission GROUP BY ALL
+         max(event->>'$.entrypoint') AS entrypoint, min(time_unix_nano) AS reported_at
+  FROM reports WHERE is_submission GROUP BY ALL
 ),
 submission_steps AS (
   SELECT session, submission_id, min(moment) AS began,
@@ -73,7 +73,7 @@ submission_runs AS (
   LEFT JOIN submission_steps AS t
     ON t.session IS NOT DISTINCT FROM s.session AND t.submission_id = s.submission_id
 )
-SELECT coalesce(s.began, d.began, s.told_at, d.told_at) AS time,
+SELECT coalesce(s.began, d.began, s.reported_at, d.reported_at) AS time,
        coalesce(d.cluster_id, s.cluster_id, c.cluster_id) AS cluster_id,
        coalesce(d.session, s.session) AS session,
        d.job_id,

@@ -1,6 +1,6 @@
 -- about: the metrics stream with the keys that the other views share; for building more of them
 -- note: The keys have '' where a sample has no such label, so that they can be compared.
--- column: minute: UTC minute of the sample
+-- column: minute: start of the minute, UTC
 -- column: instance_key: scrape target
 -- column: session_key: Ray's session: one life of a cluster
 -- column: address_key: NodeAddress or ip

@@ -3,7 +3,7 @@
 -- column: time: last scrape, UTC
 -- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
--- column: node: scrape target where the scrape said it, else the node's address
+-- column: node: scrape target, else the node's address
 -- column: node_from: instance or address: which of the two `node` is
 -- column: instance: scrape target
 -- column: scrapes: that arrived

@@ -34,7 +34,7 @@ nodes AS (
   FROM (SELECT DISTINCT session, instance_key, address_key FROM reported)
   GROUP BY ALL
 ),
-told AS (
+from_events AS (
   SELECT session_name AS session, max(cluster_id) AS cluster_id,
          min(time_unix_nano) AS first_seen, max(time_unix_nano) AS last_seen,
          count(DISTINCT node_id) FILTER (event_type = 'NODE_DEFINITION_EVENT') AS nodes
@@ -56,7 +56,7 @@ SELECT least(s.first_seen, e.first_seen) AS time,
        s.session IS NOT NULL AS has_metrics,
        e.session IS NOT NULL AS has_events
 FROM scraped AS s
-FULL JOIN told AS e ON e.session = s.session
+FULL JOIN from_events AS e ON e.session = s.session
 LEFT JOIN sized AS z ON z.session = s.session
 LEFT JOIN nodes AS n ON n.session = s.session
 LEFT JOIN jobs AS j ON j.session = coalesce(s.session, e.session);

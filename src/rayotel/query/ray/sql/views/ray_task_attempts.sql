@@ -1,5 +1,5 @@
 -- about: every attempt of every task that Ray's events tell of: who ran it, where, when, and how it ended
--- note: Ray tells of an attempt in several events, from its owner and from its worker; here they are one row. A state whose event is outside of the time range is null.
+-- note: Ray reports an attempt in several events, from its owner and from its worker; here they are one row. A state whose event is outside of the time range is null.
 -- column: time: first moment known of it, UTC
 -- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
@@ -25,7 +25,7 @@
 -- example: SELECT task, error_type, count(*) AS attempts FROM ray_task_attempts WHERE state = 'FAILED' GROUP BY ALL ORDER BY attempts DESC
 -- needs: ray_is_internal, ray_session_clusters, rayevents
 CREATE VIEW ray_task_attempts AS
-WITH told AS (
+WITH reports AS (
   SELECT session_name AS session, cluster_id, task_id, coalesce(task_attempt, 0) AS attempt,
          event_type, job_id, node_id, worker_id, actor_id, time_unix_nano,
          from_json(event, '{
@@ -42,7 +42,7 @@ steps AS (  -- a row for each transition; one without any is a row as well
   SELECT * EXCLUDE (step), step.state AS state, TRY_CAST(step.timestamp AS TIMESTAMPTZ) AS moment
   FROM (
     SELECT *, unnest(if(len(event.stateTransitions) > 0, event.stateTransitions, [NULL])) AS step
-    FROM told
+    FROM reports
   )
 ),
 attempts AS (
@@ -65,7 +65,7 @@ attempts AS (
                   arg_max(state, moment)) AS state
   FROM steps GROUP BY session, task_id, attempt
 ),
-named AS (  -- a retry may be told of without a name
+named AS (  -- a retry may be reported without a name
   SELECT *,
          coalesce(own_task, max(own_task) OVER one_task) AS task,
          coalesce(own_kind, max(own_kind) OVER one_task) AS kind

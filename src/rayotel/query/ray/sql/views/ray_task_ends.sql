@@ -3,7 +3,7 @@
 -- column: minute: start of the minute, UTC
 -- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
--- column: node: scrape target of the owner where the scrape said it, else the owner's address
+-- column: node: scrape target of the owner, else the owner's address
 -- column: node_from: instance or address: which of the two `node` is
 -- column: instance: scrape target of the owner
 -- column: task: name of the task or actor method

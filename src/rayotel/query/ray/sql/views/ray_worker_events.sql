@@ -11,7 +11,7 @@
 -- column: state: ALIVE or DEAD
 -- column: reason: how it ended: SYSTEM_ERROR, NODE_OUT_OF_MEMORY, USER_ERROR, INTENDED_USER_EXIT or INTENDED_SYSTEM_EXIT
 -- column: message: the same at length
--- column: memory_used_bytes: its memory at the end, where Ray says it
+-- column: worker_memory_bytes: its memory at the end, where Ray says it
 -- column: is_unexpected: whether it ended otherwise than by intent
 -- example: SELECT reason, count(*) AS workers FROM ray_worker_events WHERE is_unexpected GROUP BY ALL
 -- needs: ray_session_clusters, rayevents
@@ -20,7 +20,7 @@ WITH steps AS (
   SELECT DISTINCT session_name AS session, cluster_id, worker_id, job_id, step.state AS state,
          TRY_CAST(step.timestamp AS TIMESTAMPTZ) AS moment, step.deathInfo.exitType AS reason,
          step.deathInfo.exitDetail AS message,
-         TRY_CAST(step.deathInfo.memoryUsedBytes AS BIGINT) AS memory_used_bytes
+         TRY_CAST(step.deathInfo.memoryUsedBytes AS BIGINT) AS worker_memory_bytes
   FROM (
     SELECT *, unnest(from_json(
       event->'$.stateTransitions',
@@ -37,7 +37,7 @@ known AS (
 )
 SELECT s.moment AS time, coalesce(s.cluster_id, c.cluster_id) AS cluster_id, s.session, s.job_id,
        s.worker_id, k.node_id, k.pid, k.worker_type, s.state, s.reason, s.message,
-       s.memory_used_bytes,
+       s.worker_memory_bytes,
        s.state = 'DEAD' AND s.reason IN ('SYSTEM_ERROR', 'NODE_OUT_OF_MEMORY', 'USER_ERROR')
          AS is_unexpected
 FROM steps AS s
