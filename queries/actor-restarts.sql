@@ -12,7 +12,7 @@
 -- column: reasons: of restarts and deaths, Ray's words, and how often; null from metrics
 -- column: first_at: when the first of all of these happened
 -- column: last_at: when the last of them happened
--- column: example: what Ray says of the last death, its beginning
+-- column: example: beginning of Ray's message about the last death
 -- column: source: events or metrics
 WITH steps AS (
   SELECT cluster_id, session, job_id, actor, state, reason, time, message

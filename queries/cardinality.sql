@@ -1,5 +1,5 @@
 -- question: Which metrics cost the most?
--- note: What a metric costs is its data points; how many there are is its series times its scrapes. `cardinality-labels` tells which label makes the series many. The settings drop_metrics and drop_labels leave out what is never asked for.
+-- note: A metric costs its data points: the product of its series and its scrapes. `cardinality-labels` finds the label that multiplies the series. The settings drop_metrics and drop_labels leave out data that nobody asks for.
 -- parameter: limit = 50: how many metrics
 -- column: metric_name: name of the metric
 -- column: metric_type: gauge, sum, histogram and so on

@@ -1,5 +1,5 @@
 -- question: Did the GCS and the dashboard answer in time, minute by minute?
--- note: Quantiles are from histograms: exact to the width of a bucket. Trust health checks beyond 5 s, event loops of the GCS that lag more than 100 ms for minutes, a dashboard that lags more than 1 s. The minute in which a method is first seen says nothing of it. Long polls (GcsSubscriberPoll), which wait by design, are left out of the methods.
+-- note: Quantiles are from histograms: exact to the width of a bucket. Trust health checks beyond 5 s, event loops of the GCS that lag more than 100 ms for minutes, a dashboard that lags more than 1 s. The first minute of a method has no value. Long polls (GcsSubscriberPoll), which wait by design, are left out of the methods.
 -- parameter: min_calls = 5: a method called less often in a minute is not called slow
 -- column: minute: start of the minute, UTC
 -- column: cluster_id: which cluster; see ray_targets

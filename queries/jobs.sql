@@ -1,5 +1,5 @@
 -- question: Which jobs ran, for how long, how did they end, and how much of them failed?
--- note: Of a driver Ray says that it finished, not how: FINISHED is no success. Only a submission (ray job submit) has an outcome, and Ray 2.60 sends no events of submissions: failed_tasks tells what went wrong in it. From metrics its beginning is late by up to 25 seconds and its end by up to 30, and its outcome is not known at all. Ray's counter of finished jobs adds its own total up again with every report, and its gauge of running jobs counts one of Ray's own: neither is used here.
+-- note: Of a driver Ray reports only that it finished: FINISHED is no success. Only a submission (ray job submit) has an outcome, and Ray 2.60 sends no events of submissions: failed_tasks counts its failures. From metrics its beginning is late by up to 25 seconds and its end by up to 30, and its outcome is not known at all. Ray's counter of finished jobs adds its own total up again with every report, and its gauge of running jobs counts one of Ray's own: neither is used here.
 -- parameter: limit = 1000: at most so many jobs, the latest
 -- column: began: when it was created
 -- column: cluster_id: which cluster; see ray_targets
@@ -13,7 +13,7 @@
 -- column: finished_attempts: attempts of its tasks that came to a good end; null from metrics
 -- column: failed_attempts: attempts of its tasks that failed; null from metrics
 -- column: failed_tasks: tasks whose last known attempt failed; null from metrics
--- column: message: what Ray says of its end, its beginning
+-- column: message: beginning of Ray's message about its end
 -- column: source: events or metrics
 WITH attempts AS (
   SELECT session, job_id, state,

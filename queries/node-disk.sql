@@ -4,7 +4,7 @@
 -- column: minute: start of the minute, UTC
 -- column: cluster_id: which cluster; see ray_targets
 -- column: node: scrape target, else the node's address
--- column: disk_used_bytes: most in use within the minute
+-- column: disk_used_bytes: highest use in the minute within the minute
 -- column: disk_used_pct: highest share in use within the minute, 0 to 100
 -- column: disk_read_bytes_per_second: mean of the minute
 -- column: disk_written_bytes_per_second: mean of the minute

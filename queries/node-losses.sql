@@ -1,6 +1,6 @@
 -- question: Which nodes were lost, when and why, and did their place fill again?
 -- note: From events a loss is what Ray declared dead, by default half a minute after the fact; from metrics a target that fell silent while others of its session reported, dated to its last scrape. A silence of all targets at once is a gap of the watching, not a loss. A node that comes back has a new node id: it is back when its address has as many nodes as before.
--- note: Ray's counter of node failures tells neither which node nor whether it came back; a rise that no silence explains is a row without node.
+-- note: Ray's counter of node failures has neither the node nor its return; a rise without a silent node is a row without node.
 -- parameter: silent_seconds = 60: from metrics: how long a target must be silent to be lost
 -- parameter: limit = 1000: at most so many rows, the latest
 -- column: lost_at: when it was declared dead; from metrics its last scrape before the silence
@@ -9,7 +9,7 @@
 -- column: address: its IP address
 -- column: reason: Ray's word; null from metrics
 -- column: message: the same at length; null from metrics
--- column: is_expected: whether it was meant to go; null where nothing says
+-- column: is_expected: whether the end was intended; null if unknown
 -- column: back_at: when its place was filled again; null where it was not
 -- column: away_seconds: from lost_at to back_at
 -- column: source: events or metrics

@@ -5,11 +5,11 @@
 -- column: cluster_id: which cluster; see ray_targets
 -- column: node: from events its node id; from metrics the scrape target, else the address
 -- column: job_id: 8 hex digits; null from metrics
--- column: kind: task or actor; null where nothing says
--- column: task: name of the task or actor method that ran; null where nothing says
+-- column: kind: task or actor; null if unknown
+-- column: task: name of the task or actor method that ran; null if unknown
 -- column: kills: how many
--- column: worker_memory_bytes: most memory of one of them at its end; null where Ray does not say
--- column: example: what Ray says of one of them, its beginning; null from metrics
+-- column: worker_memory_bytes: most memory of one of them at its end; null if unknown
+-- column: example: beginning of Ray's message about one of them; null from metrics
 -- column: source: events or metrics
 WITH killed AS (
   SELECT session, worker_id, min(time) AS time, max(cluster_id) AS cluster_id,

@@ -5,10 +5,10 @@
 -- column: cluster_id: which cluster; see ray_targets
 -- column: node: from events its node id; from metrics the scrape target, else the address
 -- column: job_id: 8 hex digits; null from metrics
--- column: task: task or actor method that it last ran; null where nothing says
+-- column: task: task or actor method that it last ran; null if unknown
 -- column: reason: how it ended, Ray's word; null from metrics
 -- column: workers: how many
--- column: example: what Ray says of one of them, its beginning; null from metrics
+-- column: example: beginning of Ray's message about one of them; null from metrics
 -- column: source: events or metrics
 WITH ended AS (  -- one may be reported more than once
   SELECT session, worker_id, min(time) AS time, max(cluster_id) AS cluster_id,

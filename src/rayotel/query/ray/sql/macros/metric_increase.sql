@@ -4,7 +4,7 @@
 -- parameter: stream: name of a metrics stream, quoted
 -- parameter: metric: name of the metric, quoted
 -- column: time: when the sample was taken, UTC
--- column: value: what it was
+-- column: value: its value
 -- column: increase: by how much it rose since the sample before
 -- column: seconds: time since the sample before; null for the first of a series
 -- column: rate: increase per second; null for the first of a series

@@ -2,7 +2,7 @@
 -- parameter: stream: name of a metrics stream, quoted
 -- parameter: metric: name of the metric, quoted
 -- column: time: when it was taken, UTC
--- column: value: what it was
+-- column: value: its value
 -- column: ...: every other column of the stream, labels among them
 -- example: SELECT metric_instance, value, time FROM metric_latest('raymetrics', 'ray_node_cpu_utilization') ORDER BY value DESC
 CREATE MACRO metric_latest(stream, metric) AS TABLE

@@ -1,9 +1,9 @@
--- about: by how much running totals rose that processes keep for as long as they live, sample by sample
+-- about: rises of running totals that end with their process, sample by sample
 -- note: ray_tasks in the states FINISHED and FAILED is a sum over the owners of one node: the processes that submit tasks. A drop is an owner leaving, not a restart, and counts nothing. A series that was gone for half a minute while its target was scraped belongs to a new owner: all of its value is new. Where one owner leaves within the scrape in which another's total rises, the rise is hidden: a lower bound.
 -- parameter: stream: name of a metrics stream, quoted
 -- parameter: metric: name of the metric, quoted
 -- column: time: when the sample was taken, UTC
--- column: value: what it was
+-- column: value: its value
 -- column: increase: by how much it rose since the sample before
 -- column: ...: every other column of the stream, labels among them
 -- example: SELECT date_trunc('minute', time) AS minute, metric_label_Name AS task, sum(increase) AS finished FROM metric_owner_increase('raymetrics', 'ray_tasks') WHERE metric_State = 'FINISHED' GROUP BY ALL ORDER BY minute, finished DESC

@@ -1,7 +1,7 @@
 -- about: when each target was scraped, in the time range or shortly before it
 -- parameter: stream: name of a metrics stream, quoted
 -- parameter: metric: name of a metric of the targets that matter, quoted
--- column: target: scrape target, instance; null where the scrape did not say
+-- column: target: scrape target, instance; null if the scrape has none
 -- column: scraped_at: time of a scrape
 -- example: SELECT target, count(*) AS scrapes FROM metric_scrapes('raymetrics', 'ray_tasks') GROUP BY ALL
 -- needs: past, ray_scrape_markers

@@ -14,10 +14,10 @@
 -- column: cores: CPUs of the node
 -- column: cpu_mean_pct: mean CPU use, 0 to 100
 -- column: cpu_peak_pct: highest in one scrape
--- column: memory_used_bytes: most in use
--- column: memory_total_bytes: what the node may use
+-- column: memory_used_bytes: highest use in the minute
+-- column: memory_total_bytes: memory that the node may use
 -- column: memory_used_pct: 0 to 100; Ray begins to kill workers at 95
--- column: disk_used_bytes: most in use
+-- column: disk_used_bytes: highest use in the minute
 -- column: disk_used_pct: 0 to 100; objects cannot be created from 95 on
 -- column: disk_read_bytes_per_second: mean
 -- column: disk_written_bytes_per_second: mean

@@ -1,4 +1,4 @@
--- about: what happened to each actor, as Ray's events tell it: created, alive, restarting, dead
+-- about: what happened to each actor, from Ray's events: created, alive, restarting, dead
 -- column: time: when, UTC
 -- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster

@@ -1,5 +1,5 @@
--- about: every job that Ray's events tell of: what was run, when, for how long, and how it ended
--- note: A job is a driver that connected; one that was submitted (ray job submit) is the driver that its submission started. Of a driver Ray tells that it finished, not how: failed_attempts in the question failures-by-job shows what went wrong in it. Events of submissions, which have an outcome, are defined by Ray but not sent by Ray 2.60; where they come, they are used.
+-- about: every job in Ray's events: what was run, when, for how long, and how it ended
+-- note: A job is a driver that connected; one that was submitted (ray job submit) is the driver that its submission started. Ray reports only that a driver finished: failed_attempts in the question failures-by-job shows what went wrong in it. Events of submissions, which have an outcome, are defined by Ray but not sent by Ray 2.60; where they come, they are used.
 -- column: time: when it began, UTC
 -- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
@@ -11,7 +11,7 @@
 -- column: ended: when it was over; null while it runs
 -- column: run_seconds: from began to ended
 -- column: status: SUCCEEDED, FAILED or STOPPED of a submission; FINISHED of a driver; else the last state that is known
--- column: message: what Ray says of its end
+-- column: message: Ray's message about its end
 -- column: exit_code: of the driver of a submission
 -- column: is_internal: whether it is of Ray's own doing
 -- example: SELECT began, coalesce(submission_id, job_id) AS job, status, run_seconds FROM ray_job_runs ORDER BY began

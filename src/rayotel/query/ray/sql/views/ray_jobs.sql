@@ -1,5 +1,5 @@
 -- about: the jobs that were there, from events where they are kept, else from metrics
--- note: Metrics only tell how old a running job is: its beginning is late by up to 25 seconds and its end by up to 30, its outcome unknown. A job that lived for less than a scrape may be missing. Ray's own counter of finished jobs is broken and not used.
+-- note: Metrics have only the age of a running job: its beginning is late by up to 25 seconds and its end by up to 30, its outcome unknown. A job that lived for less than a scrape may be missing. Ray's own counter of finished jobs is broken and not used.
 -- column: time: when it began, UTC
 -- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster
@@ -12,7 +12,7 @@
 -- column: ended: when it was over; null while it runs, or where that is not known
 -- column: run_seconds: from began to ended, or to the last sample
 -- column: status: as in ray_job_runs; from metrics RUNNING or ENDED
--- column: message: what Ray says of its end
+-- column: message: Ray's message about its end
 -- column: is_internal: whether it is of Ray's own doing; null from metrics
 -- column: source: events or metrics
 -- example: SELECT cluster_id, job_id, status, run_seconds, source FROM ray_jobs ORDER BY began

@@ -1,4 +1,4 @@
--- about: nodes that came and went, as Ray's events tell it
+-- about: nodes that came and went, from Ray's events
 -- column: time: when, UTC
 -- column: cluster_id: which cluster; see ray_targets
 -- column: session: Ray's session: one life of a cluster

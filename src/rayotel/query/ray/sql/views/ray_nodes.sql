@@ -1,4 +1,4 @@
--- about: what each node was busy with, minute by minute: CPU, memory, disk, network, GPU
+-- about: load of each node, minute by minute: CPU, memory, disk, network, GPU
 -- note: In a container the memory limit that counts is the cgroup's, so that is used where Ray reports it. For a whole cluster weight by cores: sum(cpu_mean_pct * cores) / sum(cores).
 -- note: Two raylets on one host have equal labels: without `instance` they are one node here. Where less is asked, ray_node_minutes is faster: it reads only the families that it is given.
 -- column: minute: start of the minute, UTC
@@ -11,10 +11,10 @@
 -- column: cores: CPUs of the node
 -- column: cpu_mean_pct: mean CPU use, 0 to 100
 -- column: cpu_peak_pct: highest in one scrape
--- column: memory_used_bytes: most in use
--- column: memory_total_bytes: what the node may use
+-- column: memory_used_bytes: highest use in the minute
+-- column: memory_total_bytes: memory that the node may use
 -- column: memory_used_pct: 0 to 100; Ray begins to kill workers at 95
--- column: disk_used_bytes: most in use
+-- column: disk_used_bytes: highest use in the minute
 -- column: disk_used_pct: 0 to 100; objects cannot be created from 95 on
 -- column: disk_read_bytes_per_second: mean
 -- column: disk_written_bytes_per_second: mean

@@ -1,6 +1,6 @@
 -- about: which cluster a session belongs to, from whatever says so: metrics or events
 -- column: session: Ray's session: one life of a cluster
--- column: cluster_id: which cluster; null where nothing says
+-- column: cluster_id: which cluster; null if unknown
 -- example: SELECT * FROM ray_session_clusters
 -- needs: ray_targets, rayevents
 CREATE TABLE ray_session_clusters AS

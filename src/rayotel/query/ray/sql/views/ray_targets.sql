@@ -1,6 +1,6 @@
 -- about: which scrape targets there were, of which session and cluster, and from when to when
 -- note: cluster_id is, in this order: the label cluster_id or the header X-P-Cluster-Id of the target's metrics; the same of its target_info, which OTEL_RESOURCE_ATTRIBUTES sets; that of another target of the session; that of the same address in another session.
--- column: cluster_id: which cluster; null where nothing says
+-- column: cluster_id: which cluster; null if unknown
 -- column: cluster_id_from: label, target_info, session or instance: how that is known
 -- column: session: Ray's session: one life of a cluster
 -- column: instance: scrape target; null where the scrape did not say
