@@ -459,7 +459,7 @@ def test_streams_and_schema(events_lake: Storage) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = {row["column"]: row["holds"] for row in json.loads(done.stdout)}
-    assert found["event_id"] == "the event's id, hexadecimal; each is stored once"
+    assert found["event_id"] == "id of the event, hexadecimal; each event is stored once"
     assert found["cluster_id"] == "header X-P-cluster_id"
     done = rayotel("verify", "--storage", events_lake.url)
     assert done.returncode == 0, done.stdout

@@ -292,7 +292,7 @@ def test_nothing_remains_of_a_session(
     """What DuckDB spilled is removed, after a failure too."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     write(lake, gauge(1))
-    limits = Limits(memory_bytes=64 << 20, threads=2, timeout_seconds=1)
+    limits = Limits(memory_bytes=64 << 20, threads=2, timeout_seconds=30)
     with Session(lake, TimeRange(), limits) as session:
         assert len(list(tmp_path.iterdir())) == 1
         with pytest.raises(QueryError):
