@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check bench bench-peers docs stack clean
+.PHONY: help setup demo test test-fast test-live test-pythons wheel-demo check bench bench-peers docs stack clean
 
 help:  ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 13
@@ -21,8 +21,20 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## replay a recorded Ray cluster and see the answers, in a temporary directory
 	@$(BIN)/rayotel demo
 
-test: $(STAMP)  ## run the tests
-	$(BIN)/pytest -q -n auto --dist loadfile
+test: $(STAMP)  ## run all tests that need nothing but Python
+	$(BIN)/pytest -q -n auto --dist loadfile -m "not live"
+
+test-fast: $(STAMP)  ## run the tests that start no process
+	$(BIN)/pytest -q -n auto --dist loadfile -m "not system and not thorough and not live" --hypothesis-profile=fast
+
+test-live: $(STAMP)  ## run the tests that need Ray and Fluent Bit, where those are
+	$(BIN)/pytest -q -rs -m live
+
+test-pythons: $(STAMP)  ## run the fast tests on each Python from 3.11 to 3.14 that is there
+	.ci/test-pythons 3.11 3.12 3.13 3.14
+
+wheel-demo:  ## build the wheel and run the demo from it, without development tools
+	PYTHON=$(PYTHON) .ci/wheel-demo
 
 check: $(STAMP)  ## lint, format and types
 	$(BIN)/ruff check .

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from support import processes
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "rayotel"
@@ -181,3 +185,60 @@ def test_type_ignores_name_their_code() -> None:
 def test_the_map_of_ranks_is_complete() -> None:
     """A new room or door must take its place in the order."""
     assert {room_of(name_of(path)) for path in MODULES} == set(RANKS)
+
+
+# -- the tests themselves --------------------------------------------------------------------------
+
+TESTS = ROOT / "tests"
+NO_ROOMS = {"support", "recordings", "system"}
+TEST_MODULES = sorted(TESTS.rglob("test_*.py"))
+
+
+def test_tests_mirror_the_rooms() -> None:
+    """A test is found where its subject is; support, recordings and system are no rooms."""
+    assert TEST_MODULES
+    directories = {path.relative_to(TESTS).parent.as_posix() for path in TEST_MODULES} - {"."}
+    rooms = {path.relative_to(SOURCE).parent.as_posix() for path in MODULES}
+    assert {one for one in directories if one.split("/")[0] not in NO_ROOMS} <= rooms
+    assert not list((TESTS / "support").rglob("test_*.py"))
+
+
+def test_no_test_module_imports_another() -> None:
+    """What tests share is in tests/support; equal names would hide each other from mypy."""
+    names = [path.stem for path in TEST_MODULES]
+    assert len(names) == len(set(names))
+    for path in [*TESTS.rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
+        for imported in imports(path):
+            assert not re.search(r"(^|\.)test_|^conftest\b", imported), f"{path.name}: {imported}"
+
+
+def test_every_expected_failure_names_its_document() -> None:
+    """A known defect is strict, and a document tells users of it."""
+    texts = {path.name: path.read_text("utf-8") for path in TEST_MODULES}
+    marks = [
+        (name, mark)
+        for name, text in texts.items()
+        for mark in re.findall(r"mark\.xfail\((.*?)\)\n", text, re.DOTALL)
+    ]
+    assert marks
+    for name, mark in marks:
+        found = re.search(r'reason="(docs/[a-z-]+\.md), ([a-z ]+): ([a-z ]+)"', mark)
+        assert found, f"{name}: {mark}"
+        assert "strict=True" in mark, f"{name}: {mark}"
+        section = (
+            (ROOT / found[1]).read_text("utf-8").partition(f"\n## {found[2].capitalize()}\n")[2]
+        )
+        assert f"- **{found[3].capitalize()}.**" in section, f"{name}: {mark}"
+
+
+@pytest.mark.system  # so that the guard of fast tests is not around it
+def test_a_fast_test_starts_no_process() -> None:
+    """Whoever starts one without the mark `system` is stopped, also where errors are hushed up."""
+    with pytest.raises(processes.ProcessStarted, match="true"), processes.forbidden():
+        subprocess.run(["true"], check=True)
+    with (
+        pytest.raises(processes.ProcessStarted, match="true"),
+        processes.forbidden(),
+        contextlib.suppress(Exception),
+    ):
+        subprocess.run(["true"], check=True)

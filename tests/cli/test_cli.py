@@ -1,4 +1,4 @@
-"""The `rayotel` command through real processes: exit codes, streams of output, settings, replay."""
+"""The `rayotel` command: exit codes, streams of output, settings. Real processes: tests/system."""
 
 from __future__ import annotations
 
@@ -15,15 +15,11 @@ import pytest
 from rayotel import __version__
 from rayotel.cli.main import cli
 from rayotel.lake.storage.interface import Storage
+from rayotel.lake.storage.opening import open_storage
 from rayotel.query.ray import questions
-from support.harness import (
-    PROTOBUF,
-    RAYOTEL,
-    Server,
-    environment,
-    gauge_request,
-    rayotel,
-)
+from support.command import rayotel
+from support.harness import gauge_request
+from support.lakes import write
 
 Done = subprocess.CompletedProcess[str]
 MINUTE_NANO = 60 * 10**9
@@ -49,12 +45,10 @@ def failed(done: Done, code: int, *words: str) -> None:
 def recent(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A data directory with points of 30, 80 and 100 minutes ago, whose values say so."""
     data_dir = tmp_path_factory.mktemp("recent") / "data"
-    with Server(data_dir) as server:
-        for minutes in (30, 80, 100):
-            at = time.time_ns() - minutes * MINUTE_NANO
-            body = gauge_request(minutes, time_unix_nano=at, Name="f")
-            assert server.post(body, PROTOBUF).status_code == 200
-        assert server.stop() == 0
+    lake = open_storage(str(data_dir / "lake"))
+    for number, minutes in enumerate((30, 80, 100), 1):
+        at = time.time_ns() - minutes * MINUTE_NANO
+        write(lake, gauge_request(minutes, time_unix_nano=at, Name="f"), first=number)
     return str(data_dir)
 
 
@@ -123,7 +117,6 @@ WRONG_USAGE: dict[str, tuple[tuple[str, ...], str]] = {
     "a recording that is none": (("replay", "/nowhere"), "requests.ndjson"),
     "a speed that is none": (("replay", "/nowhere", "--speed", "-1"), "--speed"),
     "another storage": (("streams", "--storage", "gs://b/p"), "s3://"),
-    "a port that is none": (("serve", "--port", "65536"), "'port'"),
 }
 
 
@@ -146,25 +139,6 @@ def test_wrong_usage_is_said_with_exit_code_2(arguments: tuple[str, ...], word: 
 def test_a_question_that_fails_has_exit_code_1(recent: str, sql: str, word: str) -> None:
     """The reason is on standard error."""
     failed(rayotel("query", sql, "--data-dir", recent), 1, "error: ", word)
-
-
-@pytest.mark.parametrize(
-    ("sql", "options", "code"),
-    [
-        ("SELECT '\udcff' AS a", (), 1),
-        ("SELECT DATE 'infinity' AS a", (), 0),
-        ("SELECT INTERVAL 1 HOUR AS a", ("--format", "parquet"), 0),
-        ("FROM raymetrics", ("--to", "0001-01-01T00:00", "--since", "1h"), 2),
-    ],
-)
-def test_nothing_ends_in_a_traceback(
-    recent: str, sql: str, options: tuple[str, ...], code: int
-) -> None:
-    """Whatever is asked, there is an answer or an error in words."""
-    command = [*RAYOTEL, "query", sql, "--data-dir", recent, *options]
-    done = subprocess.run(command, capture_output=True, env=environment(), check=False)
-    assert done.returncode == code
-    assert b"Traceback" not in done.stderr
 
 
 # -- time ranges ----------------------------------------------------------------------------------
@@ -205,26 +179,6 @@ def test_output_to_a_place_that_is_none_is_wrong_usage(recent: str) -> None:
     """The place is named."""
     done = rayotel("query", "SELECT 1", "--data-dir", recent, "--output", "/nowhere/a.csv")
     failed(done, 2, "/nowhere/a.csv")
-
-
-def test_a_reader_that_goes_away_gets_no_traceback(recent: str) -> None:
-    """`rayotel query ... | head` ends quietly, in every format."""
-    for format_ in ("csv", "json", "table"):
-        command = [*RAYOTEL, "query", "FROM range(300000)", "--data-dir", recent]
-        with subprocess.Popen(
-            [*command, "--format", format_],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            env=environment(),
-        ) as process:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            assert process.stdout.readline()
-            process.stdout.close()
-            words = process.stderr.read().decode()
-        assert "Traceback" not in words
-        assert "Exception" not in words
 
 
 def test_an_unlocked_question_may_write(recent: str, tmp_path: Path) -> None:

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import RAYOTEL, Server, environment, free_port, rayotel
+from support.command import rayotel
+from support.harness import Server, free_port, rayotel_process
 
 SECRET = "hunter2-SWORDFISH"
 
 
 def lake_of(directory: Path, *flags: str, **env: str) -> str:
     """Where `rayotel streams`, run in a directory, looked for the lake."""
-    done = subprocess.run(
-        [*RAYOTEL, "streams", *flags],
-        capture_output=True, text=True, check=True, cwd=directory,
-        env={**environment(), "RAYOTEL_CONFIG": "", **env},
-    )  # fmt: skip
+    done = rayotel("streams", *flags, env={"RAYOTEL_CONFIG": "", **env}, cwd=directory)
+    assert done.returncode == 0, done.stderr
     return done.stderr.split("'")[1]
 
 
@@ -119,15 +117,25 @@ def test_a_wrong_variable_is_refused_without_its_value(
     name: str, value: str, tmp_path: Path
 ) -> None:
     """A setting that cannot be used is named, before anything starts; its value is not."""
-    env = {"RAYOTEL_DATA_DIR": str(tmp_path / "data"), f"RAYOTEL_{name}": value}
-    refused(rayotel("serve", env=env), f"'{name.lower()}'" if name != "HOST" else "host")
+    base = {"RAYOTEL_DATA_DIR": str(tmp_path / "data"), "RAYOTEL_PORT": str(free_port())}
+    env = {**base, f"RAYOTEL_{name}": value}
+    refused(rayotel_process("serve", env=env), f"'{name.lower()}'" if name != "HOST" else "host")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_wrong_flag_is_refused(tmp_path: Path) -> None:
+    """As a wrong variable is."""
+    flags = ("--port", "65536", "--data-dir", str(tmp_path / "data"))
+    refused(rayotel_process("serve", *flags), "'port'")
     assert not (tmp_path / "data").exists()
 
 
 def test_a_user_with_a_colon_is_refused(tmp_path: Path) -> None:
     """HTTP Basic cannot carry it."""
     env = {"RAYOTEL_USERNAME": "a:b", "RAYOTEL_PASSWORD": SECRET}
-    refused(rayotel("serve", "--data-dir", str(tmp_path), env=env), "'username'")
+    refused(
+        rayotel_process("serve", "--port", "0", "--data-dir", str(tmp_path), env=env), "'username'"
+    )
 
 
 # -- a server that does not start -----------------------------------------------------------------
@@ -137,7 +145,7 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
     """Exit code 1: somebody else may leave. The hint names the setting."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = rayotel("serve", "--port", port, "--data-dir", str(tmp_path / "data"))
+        done = rayotel_process("serve", "--port", port, "--data-dir", str(tmp_path / "data"))
     refused(done, f"port {port}", "in use", "--port", code=1)
     assert not (tmp_path / "data").exists()
 
@@ -145,7 +153,7 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_nobody_listens_to_the_world_without_credentials(tmp_path: Path, host: str) -> None:
     """Beyond loopback anybody could write: exit code 2 and both ways out."""
-    done = rayotel("serve", "--host", host, "--port", "0", "--data-dir", str(tmp_path))
+    done = rayotel_process("serve", "--host", host, "--port", "0", "--data-dir", str(tmp_path))
     refused(done, "without credentials", "RAYOTEL_PASSWORD", "--insecure")
 
 
@@ -169,7 +177,7 @@ def test_a_server_listens_to_the_world_when_told(
 def test_two_servers_do_not_share_a_data_directory(server: Server) -> None:
     """The second says so and ends with 1; the first goes on."""
     second = ("serve", "--port", str(free_port()), "--data-dir", str(server.data_dir))
-    refused(rayotel(*second), str(server.data_dir), "another", code=1)
+    refused(rayotel_process(*second), str(server.data_dir), "another", code=1)
     assert server.get("/api/v1/readiness").status_code == 200
 
 
@@ -177,7 +185,7 @@ def test_a_data_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> Non
     """A file in its place: words, not a traceback."""
     (tmp_path / "file").write_text("x")
     place = str(tmp_path / "file" / "data")
-    done = rayotel("serve", "--port", str(free_port()), "--data-dir", place)
+    done = rayotel_process("serve", "--port", str(free_port()), "--data-dir", place)
     assert done.returncode in (1, 2)
     assert "Traceback" not in done.stderr
     assert place in done.stderr

@@ -13,7 +13,7 @@ from rayotel import config
 from rayotel.config import Settings, values
 from rayotel.errors import UsageError
 from rayotel.model import Policy
-from support.harness import rayotel
+from support.command import rayotel
 
 SECRET = "hunter2-SWORDFISH"
 WRONG = {

@@ -26,14 +26,17 @@ from rayotel.lake.storage.opening import open_storage
 from rayotel.model import Arrival
 from rayotel.replay import Recording
 from support import event_bodies as made
+from support.command import rayotel
+from support.examples import examples
 from support.harness import (
     JSON,
     PROTOBUF,
+    WAIT_SECONDS,
     Server,
     ask,
     free_port,
     gauge_request,
-    rayotel,
+    rayotel_process,
     wait_until,
 )
 
@@ -81,14 +84,14 @@ def decoded(event: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def test_every_recorded_event_is_one_row(events_lake: Storage, events_recording: Recording) -> None:
+def test_every_recorded_event_is_one_row(served_lake: Storage, events_recording: Recording) -> None:
     """Each recorded event is one row with the ids and the time that another decoder reads."""
     wanted = {}
     for request in events_recording.requests:
         for event in json.loads(request.body):
             wanted[base64.b64decode(event["eventId"]).hex()] = decoded(event)
     found = ask(
-        events_lake,
+        served_lake,
         "SELECT * REPLACE (epoch_us(time_unix_nano) AS time_unix_nano) FROM rayevents",
     )
     assert len(found) == len(wanted) == 23_781
@@ -97,7 +100,7 @@ def test_every_recorded_event_is_one_row(events_lake: Storage, events_recording:
         one["time_unix_nano"] //= 1000
         assert {name: row[name] for name in one} == one
     assert {row["problem"] for row in found} == {None}
-    (points,) = ask(events_lake, "SELECT count(*) AS n FROM raymetrics")
+    (points,) = ask(served_lake, "SELECT count(*) AS n FROM raymetrics")
     assert points == {"n": 111_713}
 
 
@@ -299,7 +302,9 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Any:
     | st.lists(_VALUES | _EVENTS, max_size=4).map(lambda value: json.dumps(value).encode())
 )
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(150),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_whatever_comes_is_accepted(poisoned: Server, content: bytes) -> None:
     """Any bytes and any JSON are answered 200."""
@@ -310,7 +315,7 @@ def test_whatever_comes_is_accepted(poisoned: Server, content: bytes) -> None:
     content=st.binary(max_size=200)
     | (_VALUES | st.lists(_EVENTS, max_size=3)).map(lambda value: json.dumps(value).encode())
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_whatever_comes_is_kept(content: bytes) -> None:
     """Any bytes and any JSON become rows, the same each time, unless they are an empty array."""
     arrival = Arrival("events", "s", "application/json", "identity", 1_800_000_000 * 10**9, "", "")
@@ -369,7 +374,7 @@ def test_killed_under_load_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
 
     def post() -> None:
         first, turn = 0, 0
-        with httpx.Client(base_url=server.url, trust_env=False, timeout=3) as client:
+        with httpx.Client(base_url=server.url, trust_env=False, timeout=WAIT_SECONDS) as client:
             while not stopping.is_set():
                 # a try that failed is repeated with a batch of another size
                 batch = range(first, first + 1 + turn % 7)
@@ -389,13 +394,12 @@ def test_killed_under_load_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
             time.sleep(0.15 + 0.07 * number)
             server.kill()
             server.start()
-        time.sleep(0.3)
+        wait_until(lambda: len(acknowledged) > 50)
         stopping.set()
         sender.join()
         found = [row["event_id"] for row in rows(server)]
     assert len(found) == len(set(found))
     assert {made.event_id(number).hex() for number in acknowledged} <= set(found)
-    assert len(acknowledged) > 50
 
 
 @pytest.mark.parametrize("credentials", [False, True])
@@ -425,7 +429,7 @@ def test_who_may_send(tmp_path: Path, token: str, credentials: bool) -> None:
 def test_the_token_is_checked_and_never_shown(tmp_path: Path) -> None:
     """A token that is too short or has other characters is refused without being shown."""
     for token in ("short", "x" * 201, "with/slash-0123456789"):
-        done = rayotel(
+        done = rayotel_process(
             "serve", env={"RAYOTEL_EVENTS_TOKEN": token, "RAYOTEL_DATA_DIR": str(tmp_path)}
         )
         assert done.returncode == 2

@@ -21,7 +21,8 @@ from rayotel.lake.storage.s3 import S3Storage
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
 from rayotel.query import streams
 from rayotel.query.lake import Lake
-from support.harness import LIMITS, S3_KEY_ID, S3_SECRET, gauge_request, make_bucket, rayotel
+from support.command import rayotel
+from support.harness import LIMITS, S3_KEY_ID, S3_SECRET, gauge_request, make_bucket
 from support.lakes import START, commit
 
 SQL = "SELECT count(*) AS n, sum(data_point_value) AS total FROM s"

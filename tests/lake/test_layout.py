@@ -16,6 +16,7 @@ from rayotel.lake.layout import Part, PartName
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange, is_stream_name
+from support.examples import examples
 
 HOUR_2000, HOUR_2262 = 262_968, 2_562_047  # 2000-01-01T00 and the last whole hour of an int64
 HEX = "0123456789abcdef"
@@ -243,7 +244,7 @@ spans = st.sampled_from([1, 30, 59, 60, 61, 359, 360, 361, 1441, 44_639, 44_641]
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(start=moments, span=st.none() | spans)
 def test_a_listing_shows_every_part_of_the_range_and_no_other(
     many_hours: Storage, start: int | None, span: int | None

@@ -37,12 +37,14 @@ from support.harness import (
     PROTOBUF,
     S3_KEY_ID,
     S3_SECRET,
+    WAIT_SECONDS,
     ask,
     environment,
     free_port,
     gauge_request,
     make_bucket,
     s3_server,
+    wait_until,
 )
 
 SCRIPT = Path(__file__).with_name("crashing_server.py")
@@ -82,7 +84,7 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         """One number after the other."""
-        with httpx.Client(base_url=self._url, trust_env=False, timeout=10) as client:
+        with httpx.Client(base_url=self._url, trust_env=False, timeout=WAIT_SECONDS) as client:
             for number in itertools.count():
                 hour = OLD_HOURS[number % len(OLD_HOURS)]
                 body = gauge_request(number, time_unix_nano=hour + number)
@@ -122,11 +124,11 @@ def kill_often(
     cache = Cache(data_dir / "cache", max_copies_bytes=1 << 30)
     most = 0
     for step in itertools.islice(itertools.cycle((*STEPS, AT_RANDOM)), kills):
-        _live_and_die(step, command, env, chance)
+        _live_and_die(step, command, env, client, chance)
         figures.kills += 1
         figures.kills_by_step[step] = figures.kills_by_step.get(step, 0) + 1
         most = _question(storage, cache, most, figures)
-    _finish(client, command, env)
+    _finish(client, kills, command, env)
     figures.acknowledged = client.acknowledged
     found = ask(storage, "SELECT data_point_value AS v, count(*) AS n FROM raymetrics GROUP BY v")
     counts = {int(row["v"]): row["n"] for row in found}
@@ -141,9 +143,10 @@ def kill_often(
 
 
 def _live_and_die(
-    step: str, command: list[str], env: dict[str, str], chance: random.Random
+    step: str, command: list[str], env: dict[str, str], client: Client, chance: random.Random
 ) -> None:
-    """One life of the server."""
+    """One life of the server; a life that is to reach a step is not too short for a request."""
+    before = client.acknowledged
     name, count = (step, chance.randint(1, 4)) if step != AT_RANDOM else (STEPS[0], 10**9)
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), name, str(count), *command],
@@ -153,6 +156,8 @@ def _live_and_die(
     try:
         process.wait(life)
     except subprocess.TimeoutExpired:  # a step that was not reached ends at a random moment
+        if step != AT_RANDOM:
+            wait_until(lambda: process.poll() is not None or client.acknowledged > before)
         process.kill()
         process.wait()
     assert process.returncode == -signal.SIGKILL, f"ended by itself: {process.returncode}"
@@ -176,19 +181,17 @@ def _question(storage: Storage, cache: Cache, most: int, figures: Figures) -> in
     return max(most, count)
 
 
-def _finish(client: Client, command: list[str], env: dict[str, str]) -> None:
+def _finish(client: Client, kills: int, command: list[str], env: dict[str, str]) -> None:
     """A last life without a crash, in which everything is committed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "rayotel", *command],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env,
     )  # fmt: skip
-    before = client.acknowledged
-    deadline = time.monotonic() + 30
-    while client.acknowledged <= before + 5 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wanted = max(client.acknowledged + 5, kills)
+    wait_until(lambda: client.acknowledged >= wanted)
     client.stop()
     process.terminate()
-    assert process.wait(60) == 0
+    assert process.wait(WAIT_SECONDS) == 0
 
 
 def main() -> None:

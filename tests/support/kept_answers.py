@@ -38,18 +38,25 @@ LAKES: dict[str, Sequence[Path]] = {
     "both": (RECORDING, EVENTS_RECORDING),
 }
 FIRST_ARRIVAL_UNIX = 1_795_191_037
-LIMITS = Limits(memory_bytes=1 << 30, threads=1, timeout_seconds=60)
+LIMITS = Limits(memory_bytes=1 << 30, threads=1, timeout_seconds=600)
 
 
-def recorded_lake(storage: Storage, recordings: Iterable[Path]) -> None:
-    """Commit recordings as one segment each."""
-    for number, directory in enumerate(recordings, 1):
+def commit_recordings(
+    storage: Storage, recordings: Iterable[Path], requests_of_a_segment: int | None = None
+) -> None:
+    """Commit recordings, each as one segment or as segments of so many requests."""
+    number = 0
+    for directory in recordings:
         requests = replay.load(directory).requests
         signal = next(one for one in SIGNALS if one.path == requests[0].path)
         decoder = Decoder(max_inflated_body_bytes=1 << 26, max_series_cached_bytes=1 << 28)
-        batches = [decoder.decode(_record(signal, request)) for request in requests]
-        span = PartName(signal.default_stream, 0, RECEIVER, number, number, 0)
-        put(storage, signal, batches, span)
+        known: set[str] = set()
+        size = requests_of_a_segment or len(requests)
+        for first in range(0, len(requests), size):
+            number += 1
+            records = [_record(signal, one) for one in requests[first : first + size]]
+            span = PartName(signal.default_stream, 0, RECEIVER, number, number, 0)
+            put(storage, signal, [decoder.decode(record) for record in records], span, known)
 
 
 def _record(signal: Signal, request: RecordedRequest) -> Record:
@@ -102,7 +109,7 @@ def main() -> None:
     for lake, recordings in LAKES.items():
         with tempfile.TemporaryDirectory() as directory:
             storage = open_storage(directory)
-            recorded_lake(storage, recordings)
+            commit_recordings(storage, recordings)
             for question in questions.all_queries():
                 path = path_of(lake, question.name)
                 if not path.exists():

@@ -25,9 +25,20 @@ RECEIVED = 1_796_000_000 * 10**9
 DECODER = Decoder(max_inflated_body_bytes=1 << 26, max_series_cached_bytes=1 << 22)
 
 
-def put(storage: Storage, signal: Signal, batches: Sequence[Batch], span: PartName) -> list[str]:
-    """Store batches as parts of the hours that they touch; `span` names all else. The keys."""
-    made = by_signal.tables(signal, batches, LabelColumns(512), lambda _: False)
+def put(
+    storage: Storage,
+    signal: Signal,
+    batches: Sequence[Batch],
+    span: PartName,
+    known: set[str] | None = None,
+) -> list[str]:
+    """Store batches as parts of the hours that they touch; `span` names all else. The keys.
+
+    Rows whose ids are known are left out, and what is stored is known from then on.
+    """
+    known = set() if known is None else known
+    made = by_signal.tables(signal, batches, LabelColumns(512), known.__contains__)
+    known.update(made.ids)
     keys = []
     for hour, table in made.by_hour.items():
         name = replace(span, hour=hour)

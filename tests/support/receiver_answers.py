@@ -9,12 +9,13 @@ import httpx
 from google.rpc.status_pb2 import Status
 from hypothesis import HealthCheck, Phase, settings
 
+from support.examples import examples
 from support.harness import Server
 
 # google.rpc.Code by HTTP status
 CODES = {400: 3, 401: 16, 404: 5, 405: 12, 408: 4, 413: 8, 415: 3, 503: 14}
 few = settings(
-    max_examples=40,
+    max_examples=examples(40),
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
@@ -25,7 +26,7 @@ def refusal(answer: httpx.Response) -> Status:
     """The google.rpc.Status of a refusal, in the format that its request came in."""
     sent = answer.request.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_protobuf = sent == "application/x-protobuf"
-    assert answer.headers["content-type"] == sent if is_protobuf else "application/json"
+    assert answer.headers["content-type"] == (sent if is_protobuf else "application/json")
     if is_protobuf:
         found = Status.FromString(answer.content)
     else:

@@ -34,7 +34,7 @@ from support.harness import (
     Server,
     gauge_request,
     make_bucket,
-    rayotel,
+    rayotel_process,
     s3_server,
     wait_until,
 )
@@ -435,12 +435,12 @@ def test_a_wrong_setting_shows_before_the_port_does(tmp_path: Path) -> None:
             ("DROP_LABELS", "*"),
             ("LOG_LEVEL", "loud"),
         ):
-            done = rayotel(*flags, env={f"RAYOTEL_{name}": value})
+            done = rayotel_process(*flags, env={f"RAYOTEL_{name}": value})
             assert done.returncode == 2
             assert f"setting '{name.lower()}'" in done.stderr
             assert "in use" not in done.stderr
         no_profile = {"RAYOTEL_STORAGE": "s3://bucket/x", "AWS_PROFILE": "nobody"}
-        done = rayotel(*flags, env=no_profile)
+        done = rayotel_process(*flags, env=no_profile)
         assert done.returncode == 1
         assert "no S3 credentials" in done.stderr
         assert "in use" not in done.stderr
@@ -452,7 +452,7 @@ def test_a_start_that_fails_is_told_in_the_form_of_the_lines(tmp_path: Path) -> 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         command = ("serve", "--port", port, "--data-dir", str(tmp_path / "data"))
-        done, as_text = rayotel(*command, env=JSON_FORMAT), rayotel(*command)
+        done, as_text = rayotel_process(*command, env=JSON_FORMAT), rayotel_process(*command)
     assert re.match("error: cannot listen on .*\nhint: .*--port", as_text.stderr)
     (line,) = map(json.loads, done.stderr.splitlines())
     assert done.returncode == 1

@@ -24,7 +24,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 
-from support.harness import RECORDINGS, Server
+from support.harness import RECORDINGS, WAIT_SECONDS, Server
 from support.otlp_reference import ABOUT_ARRIVAL, frozen, stored_rows
 
 RECORDED_JS = RECORDINGS / "otlp-js"
@@ -57,7 +57,7 @@ def provider_to(server: Server, **how: Any) -> metrics.MeterProvider:
     exporter = OTLPMetricExporter(
         endpoint=f"{server.url}/v1/metrics",
         headers={"X-P-Stream": "sdk", "X-P-Env": "test", "X-P-Log-Source": "otel-metrics"},
-        timeout=10,
+        timeout=WAIT_SECONDS,
         **how,
     )
     buckets = ExponentialBucketHistogramAggregation(max_size=8)
@@ -120,7 +120,7 @@ def exported(server: Server, **how: Any) -> dict[str, list[Row]]:
     started = time.time_ns()
     for _ in range(2):
         instruments.use()
-        assert provider.force_flush(10_000)
+        assert provider.force_flush(int(WAIT_SECONDS * 1000))
     provider.shutdown()
     assert server.stop() == 0
     by_metric = defaultdict(list)
@@ -317,8 +317,7 @@ def post_verbatim(server: Server, request: dict[str, Any], stream: str) -> httpx
     headers = {**request["headers"], "X-P-Stream": stream}
     del headers["transfer-encoding"]  # httpx sets it for a body of unknown length
     pieces = iter([request["body"].encode()])
-    url = server.url + request["path"]
-    return httpx.post(url, content=pieces, headers=headers, trust_env=False, timeout=30)
+    return server.post(pieces, headers, request["path"])
 
 
 @pytest.mark.parametrize("name", ["cumulative", "delta"])

@@ -16,7 +16,7 @@ from support.harness import (
     Server,
     ask,
     gauge_request,
-    rayotel,
+    rayotel_process,
     s3_server,
     wait_until,
 )
@@ -254,7 +254,7 @@ def test_one_request_spreads_over_streams_and_hours(
 
 def test_two_servers_on_one_data_directory(server: Server) -> None:
     """The second server is refused with words, and the first goes on."""
-    second = rayotel("serve", "--port", "0", "--data-dir", str(server.data_dir))
+    second = rayotel_process("serve", "--port", "0", "--data-dir", str(server.data_dir))
     assert second.returncode == 1
     assert "another rayotel serves the data directory" in second.stderr
     send(server, 1)
@@ -289,7 +289,7 @@ def test_an_unusable_data_directory_is_told(tmp_path: Path) -> None:
     """A data directory that cannot be made gets a sentence and a hint, not a traceback."""
     blocked = tmp_path / "file"
     blocked.write_text("")
-    run = rayotel("serve", "--port", "0", "--data-dir", str(blocked / "data"))
+    run = rayotel_process("serve", "--port", "0", "--data-dir", str(blocked / "data"))
     assert run.returncode == 1
     assert "cannot use the data directory" in run.stderr
     assert "hint:" in run.stderr

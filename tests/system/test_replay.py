@@ -11,13 +11,25 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from rayotel import replay
 from rayotel.lake.storage.opening import open_storage
 from rayotel.replay import MAX_RETRIES
-from support.harness import PROTOBUF, RAYOTEL, Server, ask, environment, gauge_request, rayotel
+from support.command import rayotel
+from support.harness import (
+    PROTOBUF,
+    RAYOTEL,
+    WAIT_SECONDS,
+    Server,
+    ask,
+    environment,
+    gauge_request,
+    rayotel_process,
+)
 
 T0_NANO = 1_795_186_800 * 10**9
 PASSWORD = "hunter2-SWORDFISH"
@@ -38,7 +50,7 @@ def recording(directory: Path, *bodies: bytes, headers: Any = PROTOBUF, pause: f
 
 def replayed(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run `rayotel replay` without pauses."""
-    return rayotel("replay", *arguments, "--speed", "max", env=env)
+    return rayotel_process("replay", *arguments, "--speed", "max", env=env)
 
 
 def stored(server: Server, columns: str) -> list[dict[str, Any]]:
@@ -72,13 +84,21 @@ def test_times_can_be_moved_to_now(server: Server, tmp_path: Path) -> None:
     assert last["t"] - first["t"] == pytest.approx(1, abs=1e-5)
 
 
-def test_a_recording_keeps_its_pace(server: Server, tmp_path: Path) -> None:
-    """--speed 2: half of the pauses between the requests."""
-    bodies = [gauge_request(n, time_unix_nano=T0_NANO) for n in range(3)]
-    path = recording(tmp_path / "r", *bodies, pause=0.5)
-    assert rayotel("replay", path, "--url", server.url, "--speed", "2").returncode == 0
-    first, _, last = stored(server, "epoch(p_timestamp) AS t")
-    assert 0.3 < last["t"] - first["t"] < 5
+def test_a_recording_keeps_its_pace(
+    busy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--speed 2: each request waits until half of its recorded time is over."""
+    clock, waits = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        clock[0] += seconds
+
+    path = recording(tmp_path / "r", *[b""] * 3, pause=0.5)
+    with monkeypatch.context() as patched:
+        patched.setattr(replay, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0]))
+        replay.post(replay.load(Path(path)), busy.url, speed=2)
+    assert (waits, busy.seen) == ([0, 0.25, 0.25], 3)
 
 
 def test_credentials_are_those_of_the_settings(tmp_path: Path) -> None:
@@ -144,17 +164,14 @@ def test_a_server_that_never_takes_it_is_given_up(busy: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "http://[::1"])
-def test_a_url_that_is_none_is_wrong_usage(url: str, tmp_path: Path) -> None:
+def test_a_url_that_is_none_is_wrong_usage(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No retry can mend it: exit code 2 at once."""
-    arguments = ("replay", recording(tmp_path / "r", b""), "--url", url)
-    try:
-        done = subprocess.run(
-            [*RAYOTEL, *arguments], capture_output=True, timeout=4, env=environment(), check=False
-        )
-    except subprocess.TimeoutExpired:
-        pytest.fail("it was tried again and again")
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it was tried again"))
+    done = rayotel("replay", recording(tmp_path / "r", b""), "--url", url)
     assert done.returncode == 2
-    assert b"--url" in done.stderr
+    assert "--url" in done.stderr
 
 
 @pytest.mark.parametrize("damage", ["no bodies", "no requests", "not xz", "cut", "no JSON", "key"])
@@ -183,5 +200,5 @@ def test_a_server_may_come_late(tmp_path: Path) -> None:
     server = Server(tmp_path / "data")
     command = [*RAYOTEL, "replay", path, "--url", server.url, "--speed", "max"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment()) as process, server:
-        assert process.wait(30) == 0
+        assert process.wait(WAIT_SECONDS) == 0
         assert [row["v"] for row in stored(server, "data_point_value AS v")] == [5]

@@ -27,7 +27,7 @@ from support.harness import (
     ask,
     gauge_request,
     make_bucket,
-    rayotel,
+    rayotel_process,
     s3_server,
     wait_until,
 )
@@ -275,7 +275,7 @@ def test_the_command_says_what_is_wrong_with_storage(world: World, name: str) ->
     secret = WRONG_SECRET if name == "wrong credentials" else S3_SECRET
     world.proxy.play({**FAULTS, **PATIENT, **QUESTIONS}.get(name, HEALTHY))
     env = {**world.settings(secret), "RAYOTEL_QUERY_TIMEOUT_SECONDS": "1"}
-    run = rayotel("query", SUM, env=env)
+    run = rayotel_process("query", SUM, env=env)
     assert (run.returncode, run.stdout) == (1, "")
     assert re.match(r"error: .*\nhint: ", run.stderr), run.stderr
     assert "Traceback" not in run.stderr

@@ -25,9 +25,9 @@ Files = dict[Path, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def files(recorded_lake: Storage) -> Files:
+def files(served_lake: Storage) -> Files:
     """The rows of every file of the lake."""
-    found = sorted(Path(recorded_lake.url).rglob("*.parquet"))
+    found = sorted(Path(served_lake.url, "raymetrics").rglob("*.parquet"))
     return {path: stored_rows(path) for path in found}
 
 

@@ -27,7 +27,16 @@ from rayotel.model import TimeRange
 from rayotel.query.ray import questions
 from rayotel.query.session import Session
 from rayotel.replay import Recording
-from support.harness import LIMITS, PROTOBUF, ROOT, Server, ask, gauge_request, rayotel, wait_until
+from support.harness import (
+    LIMITS,
+    PROTOBUF,
+    ROOT,
+    Server,
+    ask,
+    gauge_request,
+    rayotel_process,
+    wait_until,
+)
 from support.otlp_reference import (
     Dropping,
     all_rows,
@@ -315,7 +324,7 @@ def test_a_list_of_anything_else_is_refused(
 ) -> None:
     """Exit code 2 and the setting's name."""
     env = in_file(f"drop_labels = {members}")
-    done = rayotel("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), env=env)
+    done = rayotel_process("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), env=env)
     assert done.returncode == 2
     assert "'drop_labels'" in done.stderr
 
@@ -341,7 +350,7 @@ def test_patterns_that_cannot_be_meant_are_refused(
         patterns(metrics, labels)
     env = {"RAYOTEL_DROP_METRICS": metrics, "RAYOTEL_DROP_LABELS": labels}
     data = tmp_path / "data"
-    done = rayotel("serve", "--port", "0", "--data-dir", str(data), env=env)
+    done = rayotel_process("serve", "--port", "0", "--data-dir", str(data), env=env)
     assert done.returncode == 2, done.stderr
     assert f"'drop_{'metrics' if metrics else 'labels'}'" in done.stderr
     assert "hunter2" not in done.stderr

@@ -6,11 +6,10 @@ import gzip
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 from backports import zstd
 
-from support.harness import JSON, PROTOBUF, WAIT_SECONDS, Server, gauge_request, wait_until
+from support.harness import JSON, PROTOBUF, Server, gauge_request, wait_until
 from support.otlp_reference import gauges
 from support.receiver_answers import counted, rss_bytes
 
@@ -24,13 +23,7 @@ def test_memory_of_bodies_larger_than_the_bound(server: Server, size: int) -> No
     """A body beyond the bound is read away without being kept."""
     for _ in range(10):
         pieces = iter([bytes(MIB)] * size)
-        answer = httpx.post(
-            f"{server.url}/v1/metrics",
-            content=pieces,
-            headers=PROTOBUF,
-            trust_env=False,
-            timeout=WAIT_SECONDS,
-        )
+        answer = server.post(pieces, PROTOBUF)
         assert answer.status_code == 413
     assert rss_bytes(server, peak=True) < MAX_RSS_BYTES
 
@@ -69,7 +62,7 @@ def _varint(number: int) -> bytes:
     return bytes([*found, number])
 
 
-@pytest.mark.xfail(strict=True, reason="each empty message takes fifty bytes of memory or more")
+@pytest.mark.xfail(strict=True, reason="docs/guarantees.md, known limits: empty messages")
 @pytest.mark.parametrize(
     ("kind", "body"),
     [

@@ -22,6 +22,7 @@ from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.lake.upkeep.compactor import Compactor, Schedule, Tidied
 from support import event_bodies as made
+from support.examples import examples
 from support.harness import ask, gauge_request
 from support.lakes import RECEIVER, START, commit, commit_events, names
 
@@ -56,6 +57,7 @@ def test_an_hour_becomes_one_part_with_the_same_rows(storage: Storage, tmp_path:
     assert after == [firsts[event_id] for event_id in sorted(firsts)]
 
 
+@pytest.mark.system
 def test_the_recording_merged_is_the_recording(events_lake: Storage, tmp_path: Path) -> None:
     """The recorded events are the same rows, sorted, in a process of its own as in this one."""
     paths = paths_of(events_lake, "rayevents")
@@ -99,7 +101,7 @@ def test_of_repeated_events_the_first_to_arrive_stays(storage: Storage, tmp_path
         st.integers(1, 20), st.integers(1, 50), st.integers(1, 3000), st.integers(2, 9)
     ),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_bounds_change_no_row(
     tmp_path_factory: pytest.TempPathFactory,
     segments: list[list[int]],
@@ -197,7 +199,7 @@ def test_a_segment_that_comes_again_finds_what_it_found_before(tmp_path: Path) -
     restarts=st.sets(st.integers(0, 39)),
     bound=st.integers(1, 30),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_a_restart_forgets_nothing(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], restarts: set[int], bound: int
 ) -> None:

@@ -16,7 +16,8 @@ from rayotel.lake.layout import Part, PartName
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.upkeep.retention import expired as expired_parts
 from rayotel.model import Policies, Policy
-from support.harness import PROTOBUF, Server, ask, gauge_request, rayotel, wait_until
+from support.command import rayotel
+from support.harness import PROTOBUF, Server, ask, gauge_request, rayotel_process, wait_until
 from support.lakes import OTHER, RECEIVER, commit, names
 
 NOW_HOUR = 500_000
@@ -116,5 +117,5 @@ def test_a_server_lets_go_by_itself_and_says_so(tmp_path: Path) -> None:
         assert server.post(gauge_request(2), PROTOBUF).status_code == 200
         wait_until(lambda: "retention removed hours  stream=raymetrics hours=1" in server.log())
         assert server.stop() == 0
-    wrong = rayotel("serve", "--port", "0", env={"RAYOTEL_RETENTION": "soon"})
+    wrong = rayotel_process("serve", "--port", "0", env={"RAYOTEL_RETENTION": "soon"})
     assert wrong.returncode == 2

@@ -9,7 +9,8 @@ import pytest
 
 from rayotel.lake.layout import PartName
 from rayotel.lake.storage.interface import Storage
-from support.harness import ask, gauge_request, rayotel
+from support.command import rayotel
+from support.harness import ask, gauge_request
 from support.lakes import HOUR, RECEIVER, START, commit, names
 
 MakeStorage = Callable[[], tuple[Storage, dict[str, str]]]

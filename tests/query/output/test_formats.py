@@ -28,7 +28,8 @@ from rayotel.lake.storage.opening import open_storage
 from rayotel.model import TimeRange
 from rayotel.query.output import formats
 from rayotel.query.session import Session
-from support.harness import LIMITS, RAYOTEL, environment, rayotel
+from support.command import rayotel
+from support.harness import LIMITS, RAYOTEL, environment
 
 patient = settings(deadline=None)
 
@@ -186,7 +187,7 @@ def test_every_type_can_be_written(session: Session, values: str, format_: str) 
     assert written(session, f"SELECT {values}", format_)
 
 
-@pytest.mark.xfail(strict=True, reason="maps, arrays and unions are not looked into")
+@pytest.mark.xfail(strict=True, reason="docs/guarantees.md, known limits: maps and unions")
 @pytest.mark.parametrize(
     ("values", "format_"),
     [
@@ -202,7 +203,7 @@ def test_maps_arrays_and_unions_can_be_written(session: Session, values: str, fo
     assert written(session, f"SELECT {values} AS v", format_)
 
 
-@pytest.mark.xfail(strict=True, reason="spaces of Arrow's own words become the T of a moment")
+@pytest.mark.xfail(strict=True, reason="docs/guarantees.md, known limits: the last day")
 def test_the_last_day_of_duckdb_is_written(session: Session) -> None:
     """A date that Arrow cannot spell is at least no nonsense."""
     assert "valueTout" not in cell(session, "(SELECT max(date) FROM test_all_types())")
@@ -365,6 +366,7 @@ def _read(terminal: int) -> bytes:
 WIDE = "SELECT repeat('wide ', 30) AS a, repeat('w', 200) AS b, 1.0::DOUBLE AS n, now() AS t"
 
 
+@pytest.mark.system
 def test_a_table_fits_a_terminal(tmp_path: Path) -> None:
     """On 80 columns nothing runs over, and nothing is cut off."""
     lines = on_a_terminal(80, "query", WIDE, "--data-dir", str(tmp_path))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -31,8 +31,9 @@ from rayotel.model import TimeRange
 from rayotel.query.ray import definitions, header, metric_facts, questions
 from rayotel.query.ray.definitions import Definition, Streams
 from rayotel.query.session import Session
-from support.harness import LIMITS, Server, gauge_request
-from support.lakes import write
+from support.examples import examples
+from support.harness import LIMITS, gauge_request
+from support.lakes import commit_events, write
 
 ALL = definitions.all_definitions()
 # no target is missing at its end, and with task events no metrics are counted
@@ -44,7 +45,7 @@ T0 = 1_795_186_800 * SECOND  # a whole hour
 SCRAPE = 10
 quick = settings(
     deadline=None,
-    max_examples=40,
+    max_examples=examples(40),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -79,7 +80,14 @@ def test_a_definition_explains_itself(definition: Definition) -> None:
     assert definition.name in definitions.explained(definition)
 
 
-@pytest.mark.parametrize("kind", ["metrics", "both", "nothing"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("metrics", marks=pytest.mark.thorough),
+        pytest.param("both", marks=pytest.mark.thorough),
+        "nothing",
+    ],
+)
 @every_definition
 def test_examples_run_and_views_have_their_columns(
     definition: Definition, kind: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -489,11 +497,8 @@ def test_events_of_unexpected_shape_break_no_view(tmp_path: Path) -> None:
         for k, payload in enumerate(payloads)
         for part in ("DEFINITION", "LIFECYCLE")
     ]
-    with Server(tmp_path / "data") as server:
-        answer = httpx.post(f"{server.url}/v1/events", json=sent)
-        assert answer.status_code == 200
-        assert server.stop() == 0
-    storage = open_storage(str(tmp_path / "data" / "lake"))
+    storage = open_storage(str(tmp_path))
+    assert commit_events(storage, 1, json.dumps(sent).encode(), stream="rayevents")
     for definition in ALL.values():
         if not definition.is_macro:
             asked(storage, whole(definition))

@@ -7,7 +7,7 @@ import pytest
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.query.ray import questions
-from support.kept_answers import ANSWERS, LAKES, RENAMED, answer, kept, path_of, recorded_lake
+from support.kept_answers import ANSWERS, LAKES, RENAMED, answer, commit_recordings, kept, path_of
 
 
 @pytest.fixture(scope="module", params=LAKES)
@@ -16,7 +16,7 @@ def lake(
 ) -> tuple[str, Storage]:
     """A lake of recordings, with its name."""
     storage = open_storage(str(tmp_path_factory.mktemp(request.param)))
-    recorded_lake(storage, LAKES[request.param])
+    commit_recordings(storage, LAKES[request.param])
     return request.param, storage
 
 

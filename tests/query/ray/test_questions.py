@@ -37,6 +37,7 @@ def test_a_question_says_what_it_answers(question: questions.ShippedQuery) -> No
     assert set(re.findall(r"\$([a-z_]+)", body)) == set(question.parameters)
 
 
+@pytest.mark.thorough
 @every_question
 def test_a_question_returns_the_columns_it_documents(
     recorded_lake: Storage, question: questions.ShippedQuery
@@ -46,6 +47,7 @@ def test_a_question_returns_the_columns_it_documents(
     assert bool(asked(recorded_lake, question.name)) != (question.name in NEVER_HAPPENED)
 
 
+@pytest.mark.thorough
 @every_question
 @pytest.mark.parametrize("with_metrics", [False, True])
 def test_a_question_returns_them_with_events_too(

@@ -28,6 +28,7 @@ QUESTIONS = (
     "task-throughput", "failures-by-job", "task-retries", "tasks-waiting", "actor-restarts",
     "out-of-memory", "worker-crashes", "node-losses", "jobs", "object-store-spilling",
 )  # fmt: skip
+pytestmark = pytest.mark.thorough
 of_each_question = pytest.mark.parametrize("question", QUESTIONS)
 KEPT = (
     *("ray_tasks", "ray_node_cpu_count", "ray_node_failure", "target_info", "ray_job_duration"),
