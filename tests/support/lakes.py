@@ -9,7 +9,7 @@ from rayotel.ingest.decode.decoder import Decoder
 from rayotel.lake import parts
 from rayotel.lake.layout import PartName
 from rayotel.lake.rows import by_signal
-from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.signal import EVENTS, METRICS, Signal
 from rayotel.lake.storage.interface import Storage
 from rayotel.model import JSON, NANOSECONDS_PER_HOUR, PROTOBUF, Arrival, Batch, Record
@@ -27,7 +27,7 @@ DECODER = Decoder(max_inflated_body_bytes=1 << 26, max_series_cached_bytes=1 << 
 
 def put(storage: Storage, signal: Signal, batches: Sequence[Batch], span: PartName) -> list[str]:
     """Store batches as parts of the hours that they touch; `span` names all else. The keys."""
-    made = by_signal.tables(signal, batches, LabelColumns(512), lambda _: False)
+    made = by_signal.tables(signal, batches, StreamMemory(512), lambda _: False)
     keys = []
     for hour, table in made.by_hour.items():
         name = replace(span, hour=hour)
