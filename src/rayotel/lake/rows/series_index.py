@@ -11,8 +11,10 @@ is made again with an empty index has the same bytes.
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, count, islice
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +22,14 @@ import numpy.typing as npt
 from rayotel.lake.rows.dictionaries import numbered
 from rayotel.lake.rows.grown import Grown
 from rayotel.lake.rows.label_columns import overflow_text
-from rayotel.lake.rows.series_order import SeriesOrder
+from rayotel.lake.rows.series_order import Key, SeriesOrder
 from rayotel.model import Series
 
 Indexes = npt.NDArray[np.int32]
 Ints = npt.NDArray[np.int64]
 Fixed = Mapping[str, str | bool | int | None]
 Pair = tuple[str, str]
+Numbered = TypeVar("Numbered")
 # what is done in one call keeps all other threads waiting
 _SERIES_AT_A_TIME = 1000
 # with keys and places in dictionaries and arrays, and with the objects that are held
@@ -36,33 +39,36 @@ PAIR_BYTES = 250
 FIXED_BYTES = 3000
 
 
-class _Pairs(dict[Pair, int]):
-    """Numbers of pairs of a column and a text; a pair that is asked for gets one."""
+def _newest(numbers: dict[Numbered, int], length: int) -> list[Numbered]:
+    """The last of a dictionary that numbers its keys, by their numbers."""
+    found = [*islice(reversed(numbers), length)]
+    found.reverse()
+    return found
+
+
+class _Pairs:
+    """Numbers of pairs of a column and a text. A pair that is asked for gets one."""
 
     def __init__(self) -> None:
-        super().__init__()
+        # no step of Python for a pair, new or known
+        self.numbers = defaultdict[Pair, int](count().__next__)
         self.columns: dict[str, int] = {}
         self.column_of = Grown(np.int32)
         self.text_of: list[str] = []
         self.size_bytes = 0
-        self._new: list[int] = []
-
-    def __missing__(self, pair: Pair) -> int:
-        column, text = pair
-        number = self[pair] = len(self)
-        place = self.columns.get(column)
-        if place is None:
-            place = self.columns[column] = len(self.columns)
-            self.size_bytes += PAIR_BYTES + sys.getsizeof(column)
-        self._new.append(place)
-        self.text_of.append(text)
-        self.size_bytes += PAIR_BYTES + sys.getsizeof(text)
-        return number
 
     def settle(self) -> None:
-        """Move the columns of new pairs to where they are asked for."""
-        self.column_of.add(np.array(self._new, np.int32))
-        self._new.clear()
+        """Know the columns and texts of new pairs."""
+        new = _newest(self.numbers, len(self.numbers) - len(self.text_of))
+        columns = [column for column, _ in new]
+        texts = [text for _, text in new]
+        for column in set(columns).difference(self.columns):
+            self.columns[column] = len(self.columns)
+            self.size_bytes += PAIR_BYTES + sys.getsizeof(column)
+        places = map(self.columns.__getitem__, columns)
+        self.column_of.add(np.fromiter(places, np.int32, len(columns)))
+        self.text_of += texts
+        self.size_bytes += PAIR_BYTES * len(texts) + sum(map(sys.getsizeof, texts))
 
 
 class SeriesIndex:
@@ -72,7 +78,7 @@ class SeriesIndex:
     """
 
     def __init__(self) -> None:
-        self._numbers: dict[Series, int] = {}
+        self._numbers = defaultdict[Series, int](count().__next__)
         self._order = SeriesOrder()
         self._ids = Grown(np.int64)
         self._fixed_of = Grown(np.int32)
@@ -98,14 +104,12 @@ class SeriesIndex:
 
     def numbers(self, series: Sequence[Series]) -> Indexes:
         """The number of each of these."""
-        known = self._numbers
-        try:
-            return np.fromiter(map(known.__getitem__, series), np.int32, len(series))
-        except KeyError:
-            new = list(dict.fromkeys([one for one in series if one not in known]))
+        numbers = self._numbers.__getitem__
+        found = np.fromiter(map(numbers, series), np.int32, len(series))
+        new = _newest(self._numbers, len(self._numbers) - len(self._label_counts))
         for start in range(0, len(new), _SERIES_AT_A_TIME):
             self._add(new[start : start + _SERIES_AT_A_TIME])
-        return np.fromiter(map(known.__getitem__, series), np.int32, len(series))
+        return found
 
     def placed(self, present: Indexes) -> tuple[Indexes, Indexes]:
         """Series in order of metric and labels, each content once; per one of `present` its place.
@@ -151,7 +155,7 @@ class SeriesIndex:
     @property
     def pair_count(self) -> int:
         """Numbers of pairs are below this one."""
-        return len(self._pairs)
+        return len(self._pairs.text_of)
 
     @property
     def column_names(self) -> Sequence[str]:
@@ -168,42 +172,50 @@ class SeriesIndex:
         return [texts[one] for one in pairs.tolist()]
 
     def _add(self, new: list[Series]) -> None:
-        first = len(self._numbers)
-        fixed_of, spare_of = [], []
+        first = len(self._label_counts)
+        shared, text = None, ""
+        keys: list[Key] = []
+        fixed, begins = [], []
         for number, one in enumerate(new, first):
-            fixed, text, metric = self._fixed_by_identity.get(id(one.fixed)) or self._add_fixed(one)
-            fixed_of.append(fixed)
-            spare = self._spares.get(one.spare)
-            spare_of.append(self._add_spare(one.spare) if spare is None else spare)
-            key = (one.labels, text, one.spare, one.series_id, number)
-            self._order.add(metric, key)
-        self._numbers.update(zip(new, range(first, first + len(new)), strict=True))
+            # series of one metric stand together
+            if one.fixed is not shared:
+                shared = one.fixed
+                known = self._fixed_by_identity.get(id(shared)) or self._add_fixed(shared)
+                of_these, text, metric = known
+                keys = self._order.keys_of(metric)
+                fixed.append(of_these)
+                begins.append(number)
+            keys.append((one.labels, text, one.spare, one.series_id, number))
+        lengths = np.diff([*begins, first + len(new)])
+        self._fixed_of.add(np.array(fixed, np.int32).repeat(lengths))
+        self._add_spares([one.spare for one in new])
         self._ids.add(np.array([one.series_id for one in new], np.int64))
-        self._fixed_of.add(np.array(fixed_of, np.int32))
-        self._spare_of.add(np.array(spare_of, np.int32))
         labels = [one.labels for one in new]
         counts = np.fromiter(map(len, labels), np.int32, len(labels))
         total = int(counts.sum())
-        pairs = map(self._pairs.__getitem__, chain.from_iterable(labels))
+        pairs = map(self._pairs.numbers.__getitem__, chain.from_iterable(labels))
         self._labels.add(np.fromiter(pairs, np.int32, total))
         self._label_counts.add(counts)
         self._pairs.settle()
         self._size_bytes += SERIES_BYTES * len(new) + LABEL_BYTES * total
 
-    def _add_fixed(self, one: Series) -> tuple[int, str, str]:
-        text = repr(one.fixed)
+    def _add_fixed(self, fixed: Fixed) -> tuple[int, str, str]:
+        text = repr(fixed)
         number = self._fixed_by_text.setdefault(text, len(self._fixed))
         if number == len(self._fixed):
-            self._fixed.append(one.fixed)
+            self._fixed.append(fixed)
         # one text for all that have this content
-        found = number, text, str(one.fixed["metric_name"])
-        self._fixed_by_identity[id(one.fixed)] = found
+        found = number, text, str(fixed["metric_name"])
+        self._fixed_by_identity[id(fixed)] = found
         self._size_bytes += FIXED_BYTES + sys.getsizeof(text)
         return found
 
-    def _add_spare(self, spare: tuple[Pair, ...]) -> int:
-        text = overflow_text(spare)
-        self._spare_pairs.append(spare)
-        self._spare_texts.append(text)
-        self._size_bytes += PAIR_BYTES * (1 + len(spare)) + 2 * sys.getsizeof(text)
-        return self._spares.setdefault(spare, len(self._spares))
+    def _add_spares(self, spares: list[tuple[Pair, ...]]) -> None:
+        for spare in set(spares).difference(self._spares):
+            text = overflow_text(spare)
+            self._spares[spare] = len(self._spares)
+            self._spare_pairs.append(spare)
+            self._spare_texts.append(text)
+            self._size_bytes += PAIR_BYTES * (1 + len(spare)) + 2 * sys.getsizeof(text)
+        spare_of = map(self._spares.__getitem__, spares)
+        self._spare_of.add(np.fromiter(spare_of, np.int32, len(spares)))

@@ -8,9 +8,8 @@ gone are never touched again: a cluster whose series all change sorts no more th
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -44,9 +43,9 @@ class SeriesOrder:
         self._run_of_series = Grown(np.int32)
         self._rank_of_series = Grown(np.int32)
 
-    def add(self, metric: str, key: Key) -> None:
-        """A series more, of the next number."""
-        self._new.setdefault(metric, []).append(key)
+    def keys_of(self, metric: str) -> list[Key]:
+        """Where the keys of new series of this metric are put; all numbers have one in the end."""
+        return self._new.setdefault(metric, [])
 
     def placed(self, present: Indexes) -> tuple[Indexes, Indexes]:
         """Series in order, each content once; and per series of `present` its place among them."""
@@ -103,9 +102,15 @@ def _length(run: _Run) -> int:
 
 def _run(keys: list[Key]) -> _Run:
     """A run of sorted keys."""
-    numbers = np.fromiter((key[-1] for key in keys), np.int32, len(keys))
-    repeats = [a[0] == b[0] and a[:-1] == b[:-1] for a, b in pairwise(keys)]
-    return _Run(keys, numbers, np.array([False, *repeats], np.bool_))
+    repeats = np.zeros(len(keys), np.bool_)
+    # almost all have another id than the one before, and few keys need be looked at
+    ids = np.fromiter(map(itemgetter(3), keys), np.int64, len(keys))
+    _judge(keys, repeats, np.flatnonzero(ids[1:] == ids[:-1]) + 1)
+    return _Run(keys, _numbers(keys), repeats)
+
+
+def _numbers(keys: list[Key]) -> Indexes:
+    return np.fromiter(map(itemgetter(-1), keys), np.int32, len(keys))
 
 
 def _joined(runs: list[_Run]) -> _Run:
@@ -122,15 +127,16 @@ def _joined(runs: list[_Run]) -> _Run:
         places.append(place)
         done = place
     joined += large.keys[done:]
-    numbers = np.fromiter((key[-1] for key in keys), np.int32, len(keys))
+    moved = np.array(places) + np.arange(len(places))
     repeats = np.insert(large.repeats, places, False)
-    _judge_again(joined, repeats, (place + before for before, place in enumerate(places)))
-    return _Run(joined, np.insert(large.numbers, places, numbers), repeats)
-
-
-def _judge_again(keys: list[Key], repeats: npt.NDArray[np.bool_], inserted: Iterable[int]) -> None:
-    """Set which keys repeat the one before, where keys were inserted and right behind them."""
-    for first in inserted:
-        for place in range(max(1, first), min(first + 2, len(keys))):
-            repeats[place] = keys[place - 1][:-1] == keys[place][:-1]
+    # only those that came, and those behind them, have another one before them
+    behind = np.append(moved, moved + 1)
+    _judge(joined, repeats, behind[(behind > 0) & (behind < len(joined))])
     repeats[0] = False
+    return _Run(joined, np.insert(large.numbers, places, _numbers(keys)), repeats)
+
+
+def _judge(keys: list[Key], repeats: npt.NDArray[np.bool_], places: npt.NDArray[np.int64]) -> None:
+    """Set whether the keys at these places have the content of the one before."""
+    for place in places.tolist():
+        repeats[place] = keys[place][:-1] == keys[place - 1][:-1]

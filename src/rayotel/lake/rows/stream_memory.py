@@ -43,8 +43,11 @@ class StreamMemories:
             # an index that stopped halfway would give wrong rows
             memory.forget_series()
             raise
-        known = list(self._by_stream.values())
-        # series in use return with the next commit; a commit beyond the bound alone returns always
-        if sum(one.series.size_bytes for one in known) > MAX_SERIES_INDEX_BYTES:
-            for one in known:
+        # series in use return with the next commit; of a commit beyond the bound nothing is kept
+        if sum(self.sizes()) > MAX_SERIES_INDEX_BYTES:
+            for one in self._by_stream.values():
                 one.forget_series()
+
+    def sizes(self) -> Iterator[int]:
+        """About how many bytes the series of each stream take."""
+        return (one.series.size_bytes for one in self._by_stream.values())
