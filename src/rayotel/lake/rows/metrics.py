@@ -1,8 +1,8 @@
 """Decoded batches to Arrow tables, one per hour of event time.
 
 All work is done by columns; Python touches no single point here. Values that are constant in a
-series are looked up once per series, and rows take them from a table of series. Rows are sorted by
-metric, series and time, so that equal texts stand together.
+series are remembered by an index of series, and repeated for their rows. Rows are sorted by metric,
+series and time, so that equal texts stand together.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def tables_by_hour(batches: Sequence[MetricBatch], memory: StreamMemory) -> dict
     """Tables of all points of `batches`, which are of one stream, by hour since 1970.
 
     Rows are sorted by metric, series and time. Deterministic: the same batches and the same label
-    columns give the same tables.
+    columns give the same tables, whatever series are remembered.
     """
     rows = _rows(batches, memory.series)
     if not len(rows.time):

@@ -32,11 +32,11 @@ Pair = tuple[str, str]
 Numbered = TypeVar("Numbered")
 # what is done in one call keeps all other threads waiting
 _SERIES_AT_A_TIME = 1000
-# with keys and places in dictionaries and arrays, and with the objects that are held
+# upper estimates: keys and places in dictionaries and arrays, and the objects that are held
 SERIES_BYTES = 500
 LABEL_BYTES = 12
 PAIR_BYTES = 250
-FIXED_BYTES = 3000
+FIXED_BYTES = 1000
 
 
 def _newest(numbers: dict[Numbered, int], length: int) -> list[Numbered]:
@@ -83,6 +83,7 @@ class SeriesIndex:
         self._ids = Grown(np.int64)
         self._fixed_of = Grown(np.int32)
         self._fixed: list[Fixed] = []
+        self._fixed_texts: list[str] = []
         self._fixed_by_text: dict[str, int] = {}
         self._fixed_by_identity: dict[int, tuple[int, str, str]] = {}
         self._spare_of = Grown(np.int32)
@@ -204,10 +205,12 @@ class SeriesIndex:
         number = self._fixed_by_text.setdefault(text, len(self._fixed))
         if number == len(self._fixed):
             self._fixed.append(fixed)
-        # one text for all that have this content
-        found = number, text, str(fixed["metric_name"])
+            self._fixed_texts.append(text)
+            self._size_bytes += sys.getsizeof(text)
+        # each sender has its own of equal content, but one text is enough
+        found = number, self._fixed_texts[number], str(fixed["metric_name"])
         self._fixed_by_identity[id(fixed)] = found
-        self._size_bytes += FIXED_BYTES + sys.getsizeof(text)
+        self._size_bytes += FIXED_BYTES
         return found
 
     def _add_spares(self, spares: list[tuple[Pair, ...]]) -> None:
