@@ -28,7 +28,7 @@ from rayotel import replay
 from rayotel.ingest.decode.decoder import Decoder
 from rayotel.lake import parts
 from rayotel.lake.rows import by_signal
-from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.signal import METRICS
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
@@ -144,7 +144,7 @@ def write(batches: list[Batch]) -> list[Row]:
     points = sum(batch.accepted_rows for batch in batches)
 
     def tables(some: list[Batch]) -> list[pa.Table]:
-        made = by_signal.tables(METRICS, some, LabelColumns(512), lambda _: False)
+        made = by_signal.tables(METRICS, some, StreamMemory(512), lambda _: False)
         return list(made.by_hour.values())
 
     made = tables(batches)

@@ -28,7 +28,7 @@ from rayotel import replay
 from rayotel.lake import parts
 from rayotel.lake.layout import PartName
 from rayotel.lake.rows import by_signal
-from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.signal import METRICS
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import NANOSECONDS_PER_HOUR, PROTOBUF, Arrival, Record, TimeRange
@@ -47,12 +47,12 @@ def recorded_tables() -> list[pa.Table]:
     requests = replay.load(RECORDING).requests
     arrival = Arrival("metrics", "s", PROTOBUF, "identity", time.time_ns(), "127.0.0.1", "")
     batches = [DECODER.decode(Record(arrival, one.plain_body())) for one in requests]
-    labels = LabelColumns(512)
+    memory = StreamMemory(512)
     return [
         table
         for start in range(0, len(batches), REQUESTS_PER_PART)
         for table in by_signal.tables(
-            METRICS, batches[start : start + REQUESTS_PER_PART], labels, lambda _: False
+            METRICS, batches[start : start + REQUESTS_PER_PART], memory, lambda _: False
         ).by_hour.values()
     ]
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rayotel.ingest.decode import events as ray_events
 from rayotel.lake import parts
 from rayotel.lake.rows import events as event_rows
-from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.signal import EVENTS
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
@@ -330,7 +330,7 @@ def test_whatever_comes_is_kept(content: bytes) -> None:
     for row in batch.events:
         assert row.event_type is not None or row.problem is not None
     assert ray_events.DEFECT not in batch.unreadable
-    made = event_rows.tables([batch], LabelColumns(9), lambda _: False)
+    made = event_rows.tables([batch], StreamMemory(9), lambda _: False)
     rows = sum(map(len, made.by_hour.values()))
     assert rows == len(made.ids) == len(batch.events) - made.left_out
     for table in made.by_hour.values():

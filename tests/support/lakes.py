@@ -9,7 +9,7 @@ from rayotel.ingest.decode.decoder import Decoder
 from rayotel.lake import parts
 from rayotel.lake.layout import PartName
 from rayotel.lake.rows import by_signal
-from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.signal import EVENTS, METRICS, Signal
 from rayotel.lake.storage.interface import Storage
 from rayotel.model import JSON, NANOSECONDS_PER_HOUR, PROTOBUF, Arrival, Batch, Record
@@ -37,7 +37,7 @@ def put(
     Rows whose ids are known are left out, and what is stored is known from then on.
     """
     known = set() if known is None else known
-    made = by_signal.tables(signal, batches, LabelColumns(512), known.__contains__)
+    made = by_signal.tables(signal, batches, StreamMemory(512), known.__contains__)
     known.update(made.ids)
     keys = []
     for hour, table in made.by_hour.items():

@@ -28,8 +28,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from rayotel.ingest.decode.decoder import Decoder
 from rayotel.ingest.decode.limits.drops import NO_DROPS, Drops
 from rayotel.lake import parts
-from rayotel.lake.rows.label_columns import LabelColumns
 from rayotel.lake.rows.metrics import tables_by_hour
+from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.schema import METRIC_COLUMNS
 from rayotel.lake.signal import METRICS
 from rayotel.model import Arrival, MetricBatch, Record
@@ -395,7 +395,7 @@ def decode(body: bytes, decoder: Decoder | None = None, **how: Any) -> MetricBat
 
 def stored(*batches: MetricBatch, columns: int = 512) -> dict[int, Any]:
     """What is read back from the Parquet bytes of each hour."""
-    tables = tables_by_hour(batches, LabelColumns(columns))
+    tables = tables_by_hour(batches, StreamMemory(columns))
     return {
         hour: pq.ParquetFile(pa.BufferReader(parts.to_parquet(table, "s", METRICS))).read()
         for hour, table in tables.items()
@@ -404,7 +404,7 @@ def stored(*batches: MetricBatch, columns: int = 512) -> dict[int, Any]:
 
 def all_rows(batch: MetricBatch) -> list[Hashable]:
     """All rows of one batch in order, series ids included."""
-    tables = tables_by_hour([batch], LabelColumns(512)).values()
+    tables = tables_by_hour([batch], StreamMemory(512)).values()
     return [frozen(row) for table in tables for row in rows_of(table)]
 
 

@@ -26,7 +26,7 @@ from rayotel.ingest.wal.stream_signals import StreamSignals
 from rayotel.lake import parts
 from rayotel.lake.layout import PartName
 from rayotel.lake.rows import by_signal as rows
-from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.rows.stream_memory import StreamMemories
 from rayotel.lake.signal import BY_NAME, Signal
 from rayotel.lake.storage.interface import Storage
 from rayotel.logs import Failing, log_event
@@ -35,7 +35,7 @@ from rayotel.telemetry import Telemetry
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
-MAX_STREAMS_REMEMBERED = 1000
+MAX_STREAMS_TOLD = 1000
 
 logger = logging.getLogger(__name__)
 Decode = Callable[[Record], Batch]
@@ -90,8 +90,7 @@ class Committer:
         self._stored = stored
         self._signals = signals
         self._interval_seconds = interval_seconds
-        self._max_label_columns = max_label_columns
-        self._labels: dict[str, LabelColumns] = {}
+        self._memories = StreamMemories(max_label_columns)
         self._storage_away = Failing()
         self._stuck = Failing()
         self._told_elsewhere: set[tuple[str, str]] = set()
@@ -214,12 +213,9 @@ class Committer:
         """Write every part of a segment. Raises StorageError; doing it again is harmless."""
         done = CommittedIds()
         for (stream, signal), batches in sorted(self._by_place(segment).items()):
-            made = rows.tables(
-                BY_NAME[signal],
-                batches,
-                self._label_columns(stream),
-                functools.partial(self._stored.has, stream),
-            )
+            is_stored = functools.partial(self._stored.has, stream)
+            with self._memories.of(stream) as memory:
+                made = rows.tables(BY_NAME[signal], batches, memory, is_stored)
             done.repeated += made.left_out
             if made.ids:
                 done.ids[stream] = made.ids
@@ -248,7 +244,7 @@ class Committer:
         """Once a stream, for every commit meets the same."""
         if (stream, signal) in self._told_elsewhere:
             return
-        if len(self._told_elsewhere) >= MAX_STREAMS_REMEMBERED:
+        if len(self._told_elsewhere) >= MAX_STREAMS_TOLD:
             self._told_elsewhere.clear()
         self._told_elsewhere.add((stream, signal))
         log_event(
@@ -266,11 +262,6 @@ class Committer:
         self._storage.put(name.key, content)
         self._telemetry.parts_written.inc()
         self._telemetry.part_bytes.inc(len(content))
-
-    def _label_columns(self, stream: str) -> LabelColumns:
-        if stream not in self._labels and len(self._labels) >= MAX_STREAMS_REMEMBERED:
-            self._labels.clear()
-        return self._labels.setdefault(stream, LabelColumns(self._max_label_columns))
 
     def _batches(self, segment: Segment) -> list[Batch]:
         """The decoded batches of a segment: from memory, or from the WAL where memory has none."""

@@ -31,8 +31,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from rayotel.ingest.decode.decoder import Decoder
 from rayotel.lake import parts
-from rayotel.lake.rows.label_columns import LabelColumns
 from rayotel.lake.rows.metrics import tables_by_hour
+from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.schema import METRIC_COLUMNS
 from rayotel.lake.signal import METRICS
 from support.otlp_reference import (
@@ -141,7 +141,7 @@ def test_duckdb_reads_what_pyarrow_reads(
 ) -> None:
     """A case-insensitive engine sees the same columns and, to the microsecond, the same values."""
     batch = decode(request_.SerializeToString(), header_columns=headers)
-    for table in tables_by_hour([batch], LabelColumns(512)).values():
+    for table in tables_by_hour([batch], StreamMemory(512)).values():
         content = parts.to_parquet(table, "s", METRICS)
         by_arrow = pq.ParquetFile(pa.BufferReader(content)).read()
         assert len({name.lower() for name in by_arrow.column_names}) == by_arrow.num_columns

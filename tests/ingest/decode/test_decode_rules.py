@@ -25,8 +25,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from rayotel.ingest.decode.decoder import no_reservation
 from rayotel.ingest.decode.limits.inflate import BodyTooLarge, MalformedBody, inflate
 from rayotel.lake import parts
-from rayotel.lake.rows.label_columns import LabelColumns
 from rayotel.lake.rows.metrics import tables_by_hour
+from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.schema import METRIC_COLUMNS
 from rayotel.lake.signal import METRICS
 from support.otlp_reference import (
@@ -279,7 +279,7 @@ def test_a_header_named_like_a_directory_is_readable(tmp_path: Path, name: str) 
     part = tmp_path / "s" / "date=2026-11-20" / "hour=17" / "x.parquet"
     part.parent.mkdir(parents=True)
     batch = decode(gauges(ARRIVED).SerializeToString(), header_columns=((name, "noon"),))
-    (table,) = tables_by_hour([batch], LabelColumns(5)).values()
+    (table,) = tables_by_hour([batch], StreamMemory(5)).values()
     part.write_bytes(parts.to_parquet(table, "s", METRICS))
     with duckdb.connect() as connection:
         found = connection.sql(f"SELECT * FROM '{tmp_path}/s/**/*.parquet'").fetch_arrow_table()

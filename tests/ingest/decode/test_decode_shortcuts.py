@@ -32,8 +32,8 @@ from rayotel.ingest.decode.otlp.fast import metrics as otlp_metrics
 from rayotel.ingest.decode.otlp.fast.metrics import Memory
 from rayotel.ingest.decode.otlp.messages import MalformedProtobuf
 from rayotel.ingest.decode.otlp.metrics import Contexts, decode_in_full
-from rayotel.lake.rows.label_columns import LabelColumns
 from rayotel.lake.rows.metrics import tables_by_hour
+from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.schema import METRIC_TYPES
 from rayotel.model import Arrival, MetricBatch
 from rayotel.replay import Recording
@@ -51,7 +51,7 @@ dropping_or_not = pytest.mark.parametrize("drops", [NO_DROPS, SOME_DROPS], ids=[
 
 def tables_of(batch: MetricBatch) -> list[pa.Table]:
     """The rows of a batch, to compare: every double by its bits."""
-    tables = tables_by_hour([batch], LabelColumns(512)).values()
+    tables = tables_by_hour([batch], StreamMemory(512)).values()
     return [pa.table([_bits(one) for one in table.columns], table.column_names) for table in tables]
 
 

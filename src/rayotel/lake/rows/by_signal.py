@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.rows.tables import Tables
 from rayotel.lake.signal import Signal
 from rayotel.model import Batch
@@ -13,12 +13,13 @@ from rayotel.model import Batch
 def tables(
     signal: Signal,
     batches: Sequence[Batch],
-    labels: LabelColumns,
+    memory: StreamMemory,
     is_stored: Callable[[str], bool],
 ) -> Tables:
     """All rows of `batches`, which are of one stream and signal. Deterministic.
 
-    `is_stored`: whether a row with this id is in a part already.
+    `memory`: what the commits of the stream have in common. `is_stored`: whether a row with this
+    id is in a part already.
     """
-    made: Tables = signal.piece("rayotel.lake.rows").tables(batches, labels, is_stored)
+    made: Tables = signal.piece("rayotel.lake.rows").tables(batches, memory, is_stored)
     return made

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from rayotel.lake import schema
 from rayotel.lake.rows.label_columns import LabelColumns
+from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.rows.tables import Tables
 from rayotel.lake.signal import EVENTS
 from rayotel.model import NANOSECONDS_PER_HOUR, Arrival, Event, EventBatch
@@ -34,7 +35,7 @@ class _Origin:
 
 
 def tables(
-    batches: Sequence[EventBatch], labels: LabelColumns, is_stored: Callable[[str], bool]
+    batches: Sequence[EventBatch], memory: StreamMemory, is_stored: Callable[[str], bool]
 ) -> Tables:
     """All events of `batches`, which are of one stream. Deterministic.
 
@@ -43,7 +44,7 @@ def tables(
     kept: dict[str, tuple[Event, _Origin]] = {}
     total = 0
     for batch in batches:
-        origin = _origin(batch.arrival, labels)
+        origin = _origin(batch.arrival, memory.labels)
         total += len(batch.events)
         for event in batch.events:
             if event.event_id not in kept and not is_stored(event.event_id):

@@ -1,6 +1,9 @@
-"""The labels of a stream that have a column."""
+"""The labels of a stream: which have a column, and the text of those that have none."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Iterable
 
 from rayotel.lake import schema
 
@@ -24,3 +27,23 @@ class LabelColumns:
             return False
         self._known.add(folded)
         return True
+
+    def spelling(self, columns: Iterable[str]) -> dict[str, str]:
+        """The columns of a file that has these labels, by their names in lower case.
+
+        A column is spelled like the first in ASCII order of the names that share it.
+        """
+        found: dict[str, str] = {}
+        for column in sorted(columns):
+            if self.admit(column):
+                found.setdefault(column.lower(), column)
+        return found
+
+
+def overflow_text(pairs: Iterable[tuple[str, str]]) -> str:
+    """Labels without a column as JSON: a text, or a list of the texts in the order sent."""
+    grouped: dict[str, list[str]] = {}
+    for column, text in pairs:
+        grouped.setdefault(column, []).append(text)
+    flat = {column: texts[0] if len(texts) == 1 else texts for column, texts in grouped.items()}
+    return json.dumps(flat, ensure_ascii=False, sort_keys=True)

@@ -1,0 +1,224 @@
+"""What is known of a stream's series: found when a series comes, and used by each commit after.
+
+A cluster sends the same series every few seconds. All that takes Python a step per series or label
+is done here, once: each series gets a number, and so does each pair of a column and a text. By
+these numbers a commit takes from arrays what it asks for.
+
+An answer does not depend on what else is known, apart from the numbers themselves. So a part that
+is made again with an empty index has the same bytes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import chain, count, islice
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from rayotel.lake.rows.dictionaries import numbered
+from rayotel.lake.rows.grown import Grown
+from rayotel.lake.rows.label_columns import overflow_text
+from rayotel.lake.rows.series_order import Key, SeriesOrder
+from rayotel.model import Series
+
+Indexes = npt.NDArray[np.int32]
+Ints = npt.NDArray[np.int64]
+Fixed = Mapping[str, str | bool | int | None]
+Pair = tuple[str, str]
+Numbered = TypeVar("Numbered")
+# what is done in one call keeps all other threads waiting
+_SERIES_AT_A_TIME = 1000
+# upper estimates: keys and places in dictionaries and arrays, and the objects that are held
+SERIES_BYTES = 500
+LABEL_BYTES = 12
+PAIR_BYTES = 250
+FIXED_BYTES = 1000
+
+
+def _newest(numbers: dict[Numbered, int], length: int) -> list[Numbered]:
+    """The last of a dictionary that numbers its keys, by their numbers."""
+    found = [*islice(reversed(numbers), length)]
+    found.reverse()
+    return found
+
+
+class _Pairs:
+    """Numbers of pairs of a column and a text. A pair that is asked for gets one."""
+
+    def __init__(self) -> None:
+        # no step of Python for a pair, new or known
+        self.numbers = defaultdict[Pair, int](count().__next__)
+        self.columns: dict[str, int] = {}
+        self.column_of = Grown(np.int32)
+        self.text_of: list[str] = []
+        self.size_bytes = 0
+
+    def settle(self) -> None:
+        """Know the columns and texts of new pairs."""
+        new = _newest(self.numbers, len(self.numbers) - len(self.text_of))
+        columns = [column for column, _ in new]
+        texts = [text for _, text in new]
+        for column in set(columns).difference(self.columns):
+            self.columns[column] = len(self.columns)
+            self.size_bytes += PAIR_BYTES + sys.getsizeof(column)
+        places = map(self.columns.__getitem__, columns)
+        self.column_of.add(np.fromiter(places, np.int32, len(columns)))
+        self.text_of += texts
+        self.size_bytes += PAIR_BYTES * len(texts) + sum(map(sys.getsizeof, texts))
+
+
+class SeriesIndex:
+    """Numbers of series, and by these their order, values, labels and overflow.
+
+    Series are told apart by identity, and are held, so that an identity is never another's.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = defaultdict[Series, int](count().__next__)
+        self._order = SeriesOrder()
+        self._ids = Grown(np.int64)
+        self._fixed_of = Grown(np.int32)
+        self._fixed: list[Fixed] = []
+        self._fixed_texts: list[str] = []
+        self._fixed_by_text: dict[str, int] = {}
+        self._fixed_by_identity: dict[int, tuple[int, str, str]] = {}
+        self._spare_of = Grown(np.int32)
+        self._spares: dict[tuple[Pair, ...], int] = {(): 0}
+        self._spare_pairs: list[tuple[Pair, ...]] = [()]
+        self._spare_texts: list[str | None] = [None]
+        self._pairs = _Pairs()
+        self._labels = Grown(np.int32)
+        self._label_counts = Grown(np.int32)
+        self._size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much memory it takes, with the series that it holds."""
+        return self._size_bytes + self._pairs.size_bytes
+
+    def numbers(self, series: Sequence[Series]) -> Indexes:
+        """The number of each of these."""
+        numbers = self._numbers.__getitem__
+        found = np.fromiter(map(numbers, series), np.int32, len(series))
+        new = _newest(self._numbers, len(self._numbers) - len(self._label_counts))
+        for start in range(0, len(new), _SERIES_AT_A_TIME):
+            self._add(new[start : start + _SERIES_AT_A_TIME])
+        return found
+
+    def placed(self, present: Indexes) -> tuple[Indexes, Indexes]:
+        """Series in order of metric and labels, each content once; per one of `present` its place.
+
+        Series of equal content that were made twice become one.
+        """
+        return self._order.placed(present)
+
+    def ids(self, series: Indexes) -> Ints:
+        """The `series_id` of each."""
+        return self._ids.held.take(series)
+
+    def fixed(self, series: Indexes) -> tuple[list[Fixed], Indexes]:
+        """Values of fixed columns, each content once; and per series which of them it has."""
+        present, places = numbered(self._fixed_of.held.take(series), len(self._fixed))
+        return [self._fixed[one] for one in present.tolist()], places
+
+    def spares(self, series: Indexes) -> Indexes:
+        """A number for the spare labels of each series."""
+        return self._spare_of.held.take(series)
+
+    @property
+    def spare_texts(self) -> Sequence[str | None]:
+        """By the number of spare labels: their text for the overflow, None where there are none."""
+        return self._spare_texts
+
+    def spare_pairs(self, number: int) -> tuple[Pair, ...]:
+        """Spare labels by their number."""
+        return self._spare_pairs[number]
+
+    def labels(self, series: Indexes) -> tuple[Indexes, Indexes]:
+        """The pairs of each series, one series after another; and per pair the series' place."""
+        ends = np.cumsum(self._label_counts.held, dtype=np.int64)
+        counts = self._label_counts.held.take(series)
+        # from a place in the answer to the place where the labels of the same series are
+        moved = ends.take(series)
+        moved -= np.cumsum(counts)
+        places = moved.repeat(counts)
+        places += np.arange(len(places))
+        owners = np.arange(len(series), dtype=np.int32).repeat(counts)
+        return self._labels.held.take(places), owners
+
+    @property
+    def pair_count(self) -> int:
+        """Numbers of pairs are below this one."""
+        return len(self._pairs.text_of)
+
+    @property
+    def column_names(self) -> Sequence[str]:
+        """All columns of labels as spelled, by their places."""
+        return tuple(self._pairs.columns)
+
+    def columns(self, pairs: npt.NDArray[np.integer]) -> Indexes:
+        """The place of each pair's column."""
+        return self._pairs.column_of.held.take(pairs)
+
+    def texts(self, pairs: npt.NDArray[np.integer]) -> list[str]:
+        """The text of each pair."""
+        texts = self._pairs.text_of
+        return [texts[one] for one in pairs.tolist()]
+
+    def _add(self, new: list[Series]) -> None:
+        first = len(self._label_counts)
+        shared, text = None, ""
+        keys: list[Key] = []
+        fixed, begins = [], []
+        for number, one in enumerate(new, first):
+            # series of one metric stand together
+            if one.fixed is not shared:
+                shared = one.fixed
+                known = self._fixed_by_identity.get(id(shared)) or self._add_fixed(shared)
+                of_these, text, metric = known
+                keys = self._order.keys_of(metric)
+                fixed.append(of_these)
+                begins.append(number)
+            keys.append((one.labels, text, one.spare, one.series_id, number))
+        lengths = np.diff([*begins, first + len(new)])
+        self._fixed_of.add(np.array(fixed, np.int32).repeat(lengths))
+        self._add_spares([one.spare for one in new])
+        self._ids.add(np.array([one.series_id for one in new], np.int64))
+        labels = [one.labels for one in new]
+        counts = np.fromiter(map(len, labels), np.int32, len(labels))
+        total = int(counts.sum())
+        pairs = map(self._pairs.numbers.__getitem__, chain.from_iterable(labels))
+        self._labels.add(np.fromiter(pairs, np.int32, total))
+        self._label_counts.add(counts)
+        self._pairs.settle()
+        self._size_bytes += SERIES_BYTES * len(new) + LABEL_BYTES * total
+
+    def _add_fixed(self, fixed: Fixed) -> tuple[int, str, str]:
+        text = repr(fixed)
+        number = self._fixed_by_text.setdefault(text, len(self._fixed))
+        if number == len(self._fixed):
+            self._fixed.append(fixed)
+            self._fixed_texts.append(text)
+            self._size_bytes += sys.getsizeof(text)
+        # each sender has its own of equal content, but one text is enough
+        found = number, self._fixed_texts[number], str(fixed["metric_name"])
+        self._fixed_by_identity[id(fixed)] = found
+        self._size_bytes += FIXED_BYTES
+        return found
+
+    def _add_spares(self, spares: list[tuple[Pair, ...]]) -> None:
+        for spare in set(spares).difference(self._spares):
+            text = overflow_text(spare)
+            self._spares[spare] = len(self._spares)
+            self._spare_pairs.append(spare)
+            self._spare_texts.append(text)
+            self._size_bytes += PAIR_BYTES * (1 + len(spare)) + 2 * sys.getsizeof(text)
+        spare_of = map(self._spares.__getitem__, spares)
+        self._spare_of.add(np.fromiter(spare_of, np.int32, len(spares)))
