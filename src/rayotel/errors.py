@@ -9,7 +9,7 @@ RayotelError
 │   ├── NeverAcceptable     4xx: the same request can never be accepted, the sender may drop it
 │   └── TryLater            503: nothing is wrong with the request, the sender shall retry
 ├── LakeError               parts do not hold what their names promise: never retry as it is
-├── LogError                the write-ahead log (WAL) could not make a record durable: retry
+├── WalError                the write-ahead log (WAL) could not make a record durable: retry
 └── StorageError            the storage did not do what was asked
     ├── StorageMissing      the object is not there: never retry
     ├── StorageDenied       credentials or permissions: retry once somebody mended them
@@ -82,7 +82,7 @@ class TryLater(RequestRefused):
         self.retry_after_seconds = retry_after_seconds
 
 
-class LogError(RayotelError):
+class WalError(RayotelError):
     """The WAL has no room or its disk failed; the record did not land. Retry."""
 
 

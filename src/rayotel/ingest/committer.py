@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from rayotel.errors import LogError, RayotelError, StorageError
+from rayotel.errors import RayotelError, StorageError, WalError
 from rayotel.ingest.wal import segments
 from rayotel.ingest.wal.journal import Journal, Segment
 from rayotel.ingest.wal.recent_events import StoredEvents
@@ -270,7 +270,7 @@ class Committer:
         try:
             content = segment.path.read_bytes()
         except OSError as error:
-            raise LogError(f"cannot read '{segment.path}': {error.strerror}") from None
+            raise WalError(f"cannot read '{segment.path}': {error.strerror}") from None
         batches: list[Batch] = []
         position = -1
         for item in segments.read_segment(content, segment.number):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rayotel.errors import LogError, NeverAcceptable, StorageError, StorageUnavailable
+from rayotel.errors import NeverAcceptable, StorageError, StorageUnavailable, WalError
 from rayotel.ingest.wal import stream_signals
 from rayotel.ingest.wal.stream_signals import StreamSignals
 from rayotel.lake import claims, layout
@@ -166,7 +166,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, lake: Lake, content: str) -> No
     """A server does not guess what streams hold."""
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "signals.json").write_text(content)
-    with pytest.raises(LogError, match="cannot be read") as raised:
+    with pytest.raises(WalError, match="cannot be read") as raised:
         opened(tmp_path / "a", lake)
     assert raised.value.hint
 
@@ -175,6 +175,6 @@ def test_what_cannot_be_written_is_no_claim(tmp_path: Path, lake: Lake) -> None:
     """A disk that fails is an error to try again, and nothing is taken."""
     found = opened(tmp_path / "a", lake)
     (tmp_path / "a" / "signals.new").mkdir()
-    with pytest.raises(LogError, match="cannot write"):
+    with pytest.raises(WalError, match="cannot write"):
         found.claim("a", "events")
     assert not found.knows("a", "events")

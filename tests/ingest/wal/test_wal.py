@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayotel.errors import LogError
+from rayotel.errors import WalError
 from rayotel.ingest.wal import segments
 from rayotel.ingest.wal.segments import Damage, SegmentWriter
 from rayotel.model import Arrival, Record
@@ -112,7 +112,7 @@ def test_a_failed_write_leaves_no_trace(tmp_path: Path) -> None:
     real = writer._descriptor
     read_only = os.open(writer.path, os.O_RDONLY)
     writer._descriptor = read_only  # a descriptor that the kernel refuses to write to
-    with pytest.raises(LogError, match="cannot write the WAL"):
+    with pytest.raises(WalError, match="cannot write the WAL"):
         writer.append([segments.payload_of(Record(ARRIVAL, b"refused"))])
     os.close(read_only)
     assert writer.broken  # the cut was refused too, so this segment may not go on
@@ -126,5 +126,5 @@ def test_receiver_id_stays_and_is_not_guessed(tmp_path: Path) -> None:
     first = segments.receiver_id(tmp_path)
     assert segments.receiver_id(tmp_path) == first
     (tmp_path / "receiver-id").write_text("not an id")
-    with pytest.raises(LogError, match="does not hold a receiver id"):
+    with pytest.raises(WalError, match="does not hold a receiver id"):
         segments.receiver_id(tmp_path)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayotel.errors import LakeError, LogError
+from rayotel.errors import LakeError, WalError
 from rayotel.ingest.wal.recent_events import StoredEvents, key_of
 from rayotel.lake import catalog
 from rayotel.lake.merge import by_signal, process
@@ -235,14 +235,14 @@ def test_a_file_ends_where_it_does_not_check(
 
 
 def test_a_disk_that_fails_is_tried_again(tmp_path: Path) -> None:
-    """An error in persisting is a LogError; the next try begins a file of its own."""
+    """An error in persisting is a WalError; the next try begins a file of its own."""
     stored = opened(tmp_path, 1)
     release(stored, 1, [1])
     (path,) = (tmp_path / "events").iterdir()
     path.chmod(0o400)
     moved = path.rename(tmp_path / "aside")
     path.mkdir()
-    with pytest.raises(LogError, match="cannot keep ids"):
+    with pytest.raises(WalError, match="cannot keep ids"):
         stored.persist(2, {"s": ids([2])})
     path.rmdir()
     moved.rename(path)

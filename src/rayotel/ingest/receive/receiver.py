@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from rayotel.errors import LogError, NeverAcceptable, RequestRefused, TryLater
+from rayotel.errors import NeverAcceptable, RequestRefused, TryLater, WalError
 from rayotel.http.errors import refusal
 from rayotel.http.exchange import Answer, Exchange
 from rayotel.http.front import Handler
@@ -160,7 +160,7 @@ class Receiver:
                 return batch
             if batch.accepted_rows:
                 await asyncio.wrap_future(self._journal.append(record, batch, digest))
-        except LogError as error:
+        except WalError as error:
             raise TryLater(503, error.message, RETRY_AFTER_FULL_WAL_SECONDS) from None
         self._telemetry.acknowledged(batch)
         return batch
@@ -171,7 +171,7 @@ class Receiver:
             return
         try:
             await anyio.to_thread.run_sync(self._signals.claim, arrival.stream, arrival.signal)
-        except LogError as error:
+        except WalError as error:
             raise TryLater(503, error.message, RETRY_AFTER_FULL_WAL_SECONDS) from None
 
     def _digest_and_decode(self, record: Record, ticket: Ticket) -> tuple[bytes, Batch]:

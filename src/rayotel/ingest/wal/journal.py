@@ -23,7 +23,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rayotel.errors import DataDirectoryBusy, LogError
+from rayotel.errors import DataDirectoryBusy, WalError
 from rayotel.ingest.wal import segments
 from rayotel.ingest.wal.fill import FillLevel
 from rayotel.ingest.wal.recent_requests import SeenRequests, digest_of
@@ -133,7 +133,7 @@ class Journal:
             self._next_number = numbers[-1] + 1 if numbers else 1
             self._start_segment()
         except OSError as error:
-            raise LogError(
+            raise WalError(
                 f"cannot open the WAL in '{self._directory}': {error.strerror}"
             ) from None
         self._closed = False
@@ -177,7 +177,7 @@ class Journal:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._lock_descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise LogError(
+            raise WalError(
                 f"cannot use the data directory '{self._lock_path.parent}': {error.strerror}",
                 hint="choose another with --data-dir or RAYOTEL_DATA_DIR",
             ) from None
@@ -200,20 +200,20 @@ class Journal:
             return pending
 
     def append(self, record: Record, batch: Batch, digest: bytes) -> Future[None]:
-        """Queue a record; the future is done when it is durable, or fails with a LogError."""
+        """Queue a record; the future is done when it is durable, or fails with a WalError."""
         payload = segments.payload_of(record)
         if self._closed:
-            raise LogError("the WAL is closing")
+            raise WalError("the WAL is closing")
         if self.size_bytes + len(payload) > self._limit_bytes:
             self._fill.refused(self.size_bytes)
-            raise LogError("the WAL is full: storage has not taken what waits in it")
+            raise WalError("the WAL is full: storage has not taken what waits in it")
         entry = _Entry(payload, batch, digest)
         entry.done.set_running_or_notify_cancel()  # a client that goes away cancels nothing
         with self._pending_lock:
             try:
                 self._entries.put_nowait(entry)
             except queue.Full:
-                raise LogError("too many requests wait for the WAL") from None
+                raise WalError("too many requests wait for the WAL") from None
             self._pending[digest] = entry.done
         return entry.done
 
@@ -263,15 +263,15 @@ class Journal:
                 self._write_group(group)
 
     def _write_group(self, group: list[_Entry]) -> None:
-        failure: LogError | None = None
+        failure: WalError | None = None
         try:
             with self._lock:
                 self._append_locked(group)
-        except LogError as error:
+        except WalError as error:
             failure = error
         except Exception as error:  # the thread must outlive any surprise: requests wait for it
             log_event(logger, logging.ERROR, "unexpected error in the WAL", error=error)
-            failure = LogError(f"the WAL failed: {type(error).__name__}")
+            failure = WalError(f"the WAL failed: {type(error).__name__}")
         self._tell(failure)
         now = int(time.time())
         for entry in group:
@@ -285,7 +285,7 @@ class Journal:
                 entry.done.set_exception(failure)
         self._report()
 
-    def _tell(self, failure: LogError | None) -> None:
+    def _tell(self, failure: WalError | None) -> None:
         """Report that requests are refused from now on, or are taken again."""
         if failure is None:
             seconds = self._failing.end()
@@ -302,15 +302,15 @@ class Journal:
     def _append_locked(self, group: list[_Entry]) -> None:
         free = shutil.disk_usage(self._directory).free
         if free < MIN_FREE_DISK_BYTES + sum(len(entry.payload) for entry in group):
-            raise LogError("the disk of the WAL is full")
+            raise WalError("the disk of the WAL is full")
         if self._writer is None:
             self._start_segment()
         if self._writer is None or self._current is None:
-            raise LogError("the WAL has no segment")
+            raise WalError("the WAL has no segment")
         started = time.monotonic()
         try:
             self._writer.append([entry.payload for entry in group])
-        except LogError:
+        except WalError:
             if self._writer.broken:
                 self._seal_locked()
             raise
@@ -366,7 +366,7 @@ class Journal:
             return self._sealed[0] if self._sealed else None
 
     def release(self, segment: Segment) -> None:
-        """Forget a committed segment. Raises LogError where its file cannot be removed."""
+        """Forget a committed segment. Raises WalError where its file cannot be removed."""
         with self._lock:
             if self._writer is None:
                 # the highest number must stay on disk: start its successor before removing it
@@ -376,7 +376,7 @@ class Journal:
                 self._seen.persist(segment.digests, segment.number, int(time.time()))
                 segment.path.unlink(missing_ok=True)
             except OSError as error:
-                raise LogError(f"cannot release '{segment.path}': {error.strerror}") from None
+                raise WalError(f"cannot release '{segment.path}': {error.strerror}") from None
             self._sealed.remove(segment)
             self._sealed_bytes -= segment.size_bytes
             self._waiting_columns_bytes -= segment.waiting_bytes

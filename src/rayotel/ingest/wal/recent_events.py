@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rayotel.errors import LogError
+from rayotel.errors import WalError
 from rayotel.ingest.wal import id_files
 from rayotel.ingest.wal.id_files import Block
 
@@ -62,7 +62,7 @@ class StoredEvents:
         self._persisted = -1
 
     def open(self, first_segment: int) -> None:
-        """Read what was stored before `first_segment`. Raises LogError."""
+        """Read what was stored before `first_segment`. Raises WalError."""
         try:
             self._directory.mkdir(exist_ok=True)
             found: dict[tuple[int, str], Block] = {}
@@ -84,7 +84,7 @@ class StoredEvents:
         return known is not None and key_of(event_id) in known
 
     def persist(self, segment: int, stored: Mapping[str, Sequence[str]]) -> None:
-        """Make durable which events (ids by stream) a segment stored. Raises LogError."""
+        """Make durable which events (ids by stream) a segment stored. Raises WalError."""
         blocks = self._of(segment, stored)
         if not blocks or segment == self._persisted:
             return
@@ -160,5 +160,5 @@ class StoredEvents:
                 return
             after += self._files[position].keys
 
-    def _failed(self, error: OSError) -> LogError:
-        return LogError(f"cannot keep ids in '{self._directory}': {error.strerror or error}")
+    def _failed(self, error: OSError) -> WalError:
+        return WalError(f"cannot keep ids in '{self._directory}': {error.strerror or error}")

@@ -37,7 +37,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rayotel.durable import replace_file, sync_directory
-from rayotel.errors import LogError
+from rayotel.errors import WalError
 from rayotel.lake.layout import is_receiver_id
 from rayotel.model import Arrival, Record
 
@@ -145,7 +145,7 @@ class SegmentWriter:
         self.size_bytes = HEADER_BYTES
 
     def append(self, payloads: list[bytes]) -> None:
-        """Append records and make them durable together. Raises LogError: none is acknowledged.
+        """Append records and make them durable together. Raises WalError: none is acknowledged.
 
         After a failed write the segment is cut back to its last durable record and can go on. After
         a failed fsync, or where even the cut fails, what is on disk is unknown: `broken` is set,
@@ -189,8 +189,8 @@ def _write_all(descriptor: int, content: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _log_error(error: OSError) -> LogError:
-    return LogError(f"cannot write the WAL: {error.strerror or error}")
+def _log_error(error: OSError) -> WalError:
+    return WalError(f"cannot write the WAL: {error.strerror or error}")
 
 
 def segment_numbers(directory: Path) -> list[int]:
@@ -205,17 +205,17 @@ def segment_path(directory: Path, number: int) -> Path:
 
 
 def known_receiver_id(directory: Path) -> str:
-    """The id of the receiver that owns this WAL. Raises LogError where there is none."""
+    """The id of the receiver that owns this WAL. Raises WalError where there is none."""
     path = directory / "receiver-id"
     try:
         text = path.read_text(encoding="ascii", errors="replace").strip()
     except OSError as error:
-        raise LogError(
+        raise WalError(
             f"cannot read '{path}': {error.strerror}",
             hint="give the --data-dir of a server that has run",
         ) from None
     if not is_receiver_id(text):
-        raise LogError(
+        raise WalError(
             f"'{path}' does not hold a receiver id",
             hint="restore it, or move the directory 'wal' aside to start with a new one",
         )

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rayotel.durable import replace_file
-from rayotel.errors import LogError, NeverAcceptable, StorageError
+from rayotel.errors import NeverAcceptable, StorageError, WalError
 from rayotel.lake.signal import BY_NAME, SIGNALS
 from rayotel.logs import Failing, log_event
 from rayotel.model import MAX_STREAM_NAME_CHARACTERS
@@ -63,14 +63,14 @@ class StreamSignals:
         self._failing = Failing()
 
     def open(self) -> None:
-        """Read the file. Raises LogError where it is damaged."""
+        """Read the file. Raises WalError where it is damaged."""
         try:
             found = json.loads(self._path.read_bytes())
             self._known |= {stream: _parsed(entry) for stream, entry in found.items()}
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            raise LogError(
+            raise WalError(
                 f"'{self._path}' cannot be read",
                 hint="move it aside: the lake then decides which stream holds what",
             ) from None
@@ -87,7 +87,7 @@ class StreamSignals:
     def claim(self, stream: str, signal: str) -> None:
         """Make durable that a stream holds a signal. Blocks, for LOOK_SECONDS and a file.
 
-        Raises NeverAcceptable where it holds another, or streams are too many; LogError where it
+        Raises NeverAcceptable where it holds another, or streams are too many; WalError where it
         cannot be written.
         """
         name = stream.lower()
@@ -118,7 +118,7 @@ class StreamSignals:
         """For each (stream, signal) the stream where such rows go. Blocks.
 
         The answer is made durable first, so that a commit that is done again has the same. Raises
-        StorageError, LakeError, LogError.
+        StorageError, LakeError, WalError.
         """
         names = {pair: pair[0] for pair in wanted}
         for _ in range(MAX_OTHER_NAMES):
@@ -156,7 +156,7 @@ class StreamSignals:
             words = f"cannot write '{self._path}': {error.strerror}"
             if self._failing.begin():
                 log_event(logger, logging.ERROR, "a new stream is answered 503", reason=words)
-            raise LogError(words) from None
+            raise WalError(words) from None
         self._failing.end()
         self._known = known
 
