@@ -63,7 +63,7 @@ class Cache:
 
 def footers(
     storage: Storage,
-    found: Sequence[Part],
+    parts: Sequence[Part],
     cache: Cache | None,
     progress: Callable[[int], object] = id,
 ) -> list[Footer]:
@@ -72,7 +72,7 @@ def footers(
     `progress` is called with the number of finished parts.
     """
     with _database(storage, cache) as database:
-        keyed = {part.name.key: part for part in found}
+        keyed = {part.name.key: part for part in parts}
         known = _known(database, keyed)
         missing = [(key, part) for key, part in keyed.items() if key not in known]
         # what was read is kept bit by bit: whoever interrupts this can go on
@@ -196,14 +196,14 @@ def _remember(
         database.execute("COMMIT")
 
 
-def copies(storage: Storage, found: Sequence[Part], cache: Cache | None) -> dict[str, Path]:
+def copies(storage: Storage, parts: Sequence[Part], cache: Cache | None) -> dict[str, Path]:
     """Copies of a bucket's parts on this disk, by key: those that are small and fit together.
 
     A question opens a local file in a fraction of a millisecond, an object in several requests.
     """
     if cache is None or storage.access() is None:
         return {}
-    small = [part for part in found if part.size_bytes <= MAX_COPY_BYTES]
+    small = [part for part in parts if part.size_bytes <= MAX_COPY_BYTES]
     if sum(part.size_bytes for part in small) > cache.max_copies_bytes // 2:
         return {}
     directory = cache.of(storage) / "parts"

@@ -25,15 +25,15 @@ def parts(storage: Storage, stream: str, range_: TimeRange | None = None) -> lis
 def all_parts(storage: Storage, stream: str, range_: TimeRange | None = None) -> list[Part]:
     """The same with the parts that others cover, in no promised order."""
     wanted = range_ or TimeRange()
-    found: dict[str, Part] = {}
+    by_key: dict[str, Part] = {}
     prefixes = _prefixes(stream, wanted)
     in_turn = map if storage.access() is None or len(prefixes) == 1 else side_by_side
     for items in in_turn(lambda prefix: list(storage.objects(prefix)), prefixes):
         for item in items:
             name = layout.parse_key(item.key)
             if name is not None and name.stream == stream and wanted.touches_hour(name.hour):
-                found[item.key] = Part(name, item.size_bytes, item.written_unix)
-    return list(found.values())
+                by_key[item.key] = Part(name, item.size_bytes, item.written_unix)
+    return list(by_key.values())
 
 
 def _prefixes(stream: str, range_: TimeRange) -> list[str]:

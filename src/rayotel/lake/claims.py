@@ -54,9 +54,11 @@ def settle(
 
 
 def _holders(storage: Storage, streams: Mapping[str, str]) -> dict[str, str]:
-    found = side_by_side(lambda stream: holder(storage, stream), streams)
+    signals = side_by_side(lambda stream: holder(storage, stream), streams)
     return {
-        stream: signal for stream, signal in zip(streams, found, strict=True) if signal is not None
+        stream: signal
+        for stream, signal in zip(streams, signals, strict=True)
+        if signal is not None
     }
 
 

@@ -70,7 +70,7 @@ def _event_times(metadata: Any) -> tuple[int | None, int | None]:
     """The first and last event time by the statistics; None where a row group has none."""
     place = metadata.schema.names.index("time_unix_nano")
     groups = range(metadata.num_row_groups)
-    found = [metadata.row_group(group).column(place).statistics for group in groups]
-    if not found or any(one is None or not one.has_min_max for one in found):
+    statistics = [metadata.row_group(group).column(place).statistics for group in groups]
+    if not statistics or any(group is None or not group.has_min_max for group in statistics):
         return None, None
-    return min(one.min_raw for one in found), max(one.max_raw for one in found)
+    return min(group.min_raw for group in statistics), max(group.max_raw for group in statistics)

@@ -83,9 +83,9 @@ def _kept(paths: Sequence[Path]) -> list[Keep]:
         if not tables:
             continue
         input_, place = np.concatenate(inputs), np.concatenate(places)
-        found = pa.concat_tables(tables)
-        codes = found.column("event_id").combine_chunks().dictionary_encode().indices.to_numpy()
-        arrived = found.column("p_timestamp").cast(pa.int64()).to_numpy()
+        ids = pa.concat_tables(tables)
+        codes = ids.column("event_id").combine_chunks().dictionary_encode().indices.to_numpy()
+        arrived = ids.column("p_timestamp").cast(pa.int64()).to_numpy()
         order = np.lexsort((place, input_, arrived, codes))
         again = order[1:][codes[order[1:]] == codes[order[:-1]]]
         for number in np.unique(input_[again]).tolist():
@@ -137,10 +137,10 @@ class _Input:
     def _aligned(self, table: pa.Table) -> pa.Table:
         """With all columns of the output, in their order."""
         columns = {name.lower(): table.column(name) for name in table.column_names}
-        none = [pa.nulls(len(table), one.type) for one in self._target]
+        none = [pa.nulls(len(table), field.type) for field in self._target]
         arrays = [
-            columns.get(one.name.lower(), nulls).cast(one.type)
-            for one, nulls in zip(self._target, none, strict=True)
+            columns.get(field.name.lower(), nulls).cast(field.type)
+            for field, nulls in zip(self._target, none, strict=True)
         ]
         return pa.table(arrays, schema=self._target)
 
@@ -165,9 +165,9 @@ def _in_order(paths: Sequence[Path], keep: Sequence[Keep], target: pa.Schema) ->
         for path, kept in zip(paths, keep, strict=True):
             file = stack.enter_context(pq.ParquetFile(path, buffer_size=READ_BUFFER_BYTES))
             inputs.append(_Input(file, kept, target, held_bytes))
-        while inputs := [one for one in inputs if one.fill()]:
-            last = min(one.key(len(one.table) - 1) for one in inputs)
-            stretch = pa.concat_tables([one.take(last) for one in inputs])
+        while inputs := [source for source in inputs if source.fill()]:
+            last = min(source.key(len(source.table) - 1) for source in inputs)
+            stretch = pa.concat_tables([source.take(last) for source in inputs])
             order = pc.sort_indices(stretch, sort_keys=_SORTED_BY)
             yield stretch.take(order)
 

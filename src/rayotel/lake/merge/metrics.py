@@ -158,11 +158,12 @@ def _batches(path: Path, names: set[str], held: set[str]) -> Iterator[pa.RecordB
     metadata = pq.read_metadata(path)
     columns = metadata.schema.to_arrow_schema()
     names.update(columns.names)
-    found = _held(metadata)
-    held |= found
-    texts = [one.name for one in columns if one.name in found and pa.types.is_string(one.type)]
+    present = _held(metadata)
+    held |= present
+    held_columns = [column for column in columns if column.name in present]
+    texts = [column.name for column in held_columns if pa.types.is_string(column.type)]
     with pq.ParquetFile(path, metadata=metadata, read_dictionary=texts) as file:
-        wanted = [name for name in columns.names if name in found]
+        wanted = [name for name in columns.names if name in present]
         for batch in file.iter_batches(READ_ROWS, columns=wanted):
             if len(batch):
                 yield batch
@@ -170,13 +171,13 @@ def _batches(path: Path, names: set[str], held: set[str]) -> Iterator[pa.RecordB
 
 def _held(metadata: pq.FileMetaData) -> set[str]:
     """The columns that are not known to be null throughout."""
-    found: set[str] = set()
+    names: set[str] = set()
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
             told = column.statistics
             if told is None or not told.has_null_count or told.null_count < column.num_values:
-                found.add(column.path_in_schema.partition(".")[0])
-    return found
+                names.add(column.path_in_schema.partition(".")[0])
+    return names
 
 
 def _points(batch: pa.RecordBatch, series: SeriesTable) -> pa.Table:
@@ -259,7 +260,7 @@ def _listed(run: _Run, number: int) -> Iterator[tuple[bytes, int, Entry, int]]:
 def _blocks(runs: list[_Run]) -> Iterator[_Block]:
     block, last_key = _Block(), b""
     listed = (_listed(run, number) for number, run in enumerate(runs))
-    for key, number, entry, rows in heapq.merge(*listed, key=lambda one: one[:2]):
+    for key, number, entry, rows in heapq.merge(*listed, key=lambda record: record[:2]):
         if key != last_key and block.is_full():
             yield block
             block = _Block()
@@ -304,14 +305,14 @@ def _ordered(
     place = pa.array(numbers)
     arrays = []
     nulls: dict[pa.DataType, pa.Array] = {}
-    for one in target:
-        if one.name in of_series:
-            arrays.append(of_series[one.name].take(place))
-        elif one.name in points.column_names:
-            arrays.append(points.column(one.name))
+    for column in target:
+        if column.name in of_series:
+            arrays.append(of_series[column.name].take(place))
+        elif column.name in points.column_names:
+            arrays.append(points.column(column.name))
         else:
             # one array serves all columns of a type
-            if one.type not in nulls:
-                nulls[one.type] = pa.nulls(len(points), one.type)
-            arrays.append(nulls[one.type])
+            if column.type not in nulls:
+                nulls[column.type] = pa.nulls(len(points), column.type)
+            arrays.append(nulls[column.type])
     return pa.table(arrays, schema=target)

@@ -42,29 +42,29 @@ def kept(points: pa.Table, same: Ints) -> npt.NDArray[np.bool_]:
     return keep
 
 
-def _equal(one: pa.Array, other: pa.Array) -> npt.NDArray[np.bool_]:
+def _equal(column: pa.Array, other: pa.Array) -> npt.NDArray[np.bool_]:
     """Row by row, whether two columns hold the same; null equals null and NaN equals NaN."""
-    nulls, other_nulls = _flags(one.is_null()), _flags(other.is_null())
+    nulls, other_nulls = _flags(column.is_null()), _flags(other.is_null())
     result: npt.NDArray[np.bool_] = nulls == other_nulls
     rows = np.flatnonzero(result & ~nulls)
-    one, other = one.take(pa.array(rows)), other.take(pa.array(rows))
-    if pa.types.is_list(one.type):
-        result[rows] = _equal_lists(one, other)
+    column, other = column.take(pa.array(rows)), other.take(pa.array(rows))
+    if pa.types.is_list(column.type):
+        result[rows] = _equal_lists(column, other)
     else:
-        result[rows] = _bits(one) == _bits(other)
+        result[rows] = _bits(column) == _bits(other)
     return result
 
 
-def _equal_lists(one: pa.Array, other: pa.Array) -> npt.NDArray[np.bool_]:
-    if pa.types.is_nested(one.type.value_type):  # exemplars, which are few
-        pairs = zip(one.to_pylist(), other.to_pylist(), strict=True)
+def _equal_lists(column: pa.Array, other: pa.Array) -> npt.NDArray[np.bool_]:
+    if pa.types.is_nested(column.type.value_type):  # exemplars, which are few
+        pairs = zip(column.to_pylist(), other.to_pylist(), strict=True)
         return np.array([repr(a) == repr(b) for a, b in pairs], dtype=bool)
-    lengths = pc.list_value_length(one).to_numpy()
+    lengths = pc.list_value_length(column).to_numpy()
     result: npt.NDArray[np.bool_] = lengths == pc.list_value_length(other).to_numpy()
     rows = np.flatnonzero(result & (lengths > 0))
     if len(rows):
         take = pa.array(rows)
-        items = _bits(one.take(take).flatten()) == _bits(other.take(take).flatten())
+        items = _bits(column.take(take).flatten()) == _bits(other.take(take).flatten())
         starts = np.concatenate(([0], np.cumsum(lengths[rows])[:-1]))
         result[rows] = np.logical_and.reduceat(items, starts)
     return result

@@ -137,7 +137,7 @@ class SeriesTable:
     def entries(self) -> list[Entry]:
         """All combinations in order of their number."""
         width = 4 * len(self._columns)
-        raw = b"".join(one.ljust(width, b"\xff") for one in self._numbers)
+        raw = b"".join(key.ljust(width, b"\xff") for key in self._numbers)
         matrix = np.frombuffer(raw, dtype="<i4").reshape(len(self._numbers), len(self._columns))
         names = set(self._columns)
         labels = sorted(names - set(schema.METRIC_TYPES), key=lambda name: (name.lower(), name))
@@ -190,11 +190,11 @@ def _first_rows(spread: Codes) -> Codes:
 
 def spellings(names: Iterable[str]) -> dict[str, str]:
     """How to spell each label column: of those that differ in case the first in ASCII order."""
-    found: dict[str, str] = {}
+    spelled: dict[str, str] = {}
     for name in sorted(names):
         if name not in schema.METRIC_TYPES:
-            found.setdefault(name.lower(), name)
-    return found
+            spelled.setdefault(name.lower(), name)
+    return spelled
 
 
 def series_columns(contents: Sequence[bytes], spelled: Mapping[str, str]) -> dict[str, pa.Array]:

@@ -72,10 +72,10 @@ def _table(rows: list[tuple[Event, _Origin]]) -> pa.Table:
     origins = [origin for _, origin in rows]
     columns = {
         "p_timestamp": pa.array(
-            [one.arrival.received_unix_nano for one in origins], schema.TIMESTAMP
+            [origin.arrival.received_unix_nano for origin in origins], schema.TIMESTAMP
         ),
-        "p_src_ip": _text("p_src_ip", [one.arrival.source_ip for one in origins]),
-        "p_user_agent": _text("p_user_agent", [one.arrival.user_agent for one in origins]),
+        "p_src_ip": _text("p_src_ip", [origin.arrival.source_ip for origin in origins]),
+        "p_user_agent": _text("p_user_agent", [origin.arrival.user_agent for origin in origins]),
         schema.OVERFLOW: _text(schema.OVERFLOW, list(_overflow(rows))),
     }
     for name in _OF_EVENT:
@@ -83,10 +83,10 @@ def _table(rows: list[tuple[Event, _Origin]]) -> pa.Table:
         kind = EVENTS.types[name]
         is_text = pa.types.is_string(kind)
         columns[name] = _text(name, values) if is_text else pa.array(values, kind)
-    found = {name: columns[name] for name in EVENTS.types}
-    for label in sorted({label for one in origins for label in one.labels}):
-        found[label] = _text(label, [one.labels.get(label) for one in origins])
-    return pa.table(found)
+    table_columns = {name: columns[name] for name in EVENTS.types}
+    for label in sorted({label for origin in origins for label in origin.labels}):
+        table_columns[label] = _text(label, [origin.labels.get(label) for origin in origins])
+    return pa.table(table_columns)
 
 
 def _order(row: tuple[Event, _Origin]) -> tuple[bool, str, int, str]:

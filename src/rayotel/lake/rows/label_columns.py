@@ -33,11 +33,11 @@ class LabelColumns:
 
         A column is spelled like the first in ASCII order of the names that share it.
         """
-        found: dict[str, str] = {}
+        spelled: dict[str, str] = {}
         for column in sorted(columns):
             if self.admit(column):
-                found.setdefault(column.lower(), column)
-        return found
+                spelled.setdefault(column.lower(), column)
+        return spelled
 
 
 def overflow_text(pairs: Iterable[tuple[str, str]]) -> str:

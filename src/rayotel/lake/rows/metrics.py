@@ -62,11 +62,11 @@ def tables_by_hour(batches: Sequence[MetricBatch], memory: StreamMemory) -> dict
     arrivals = [batch.arrival for batch in batches]
     hours = rows.time // NANOSECONDS_PER_HOUR
     first, last = int(hours.min()), int(hours.max())
-    found = {}
+    by_hour = {}
     for hour in [first] if first == last else np.unique(hours).tolist():
         chosen = None if first == last else np.flatnonzero(hours == hour)
-        found[int(hour)] = _table(rows, chosen, arrivals, memory)
-    return found
+        by_hour[int(hour)] = _table(rows, chosen, arrivals, memory)
+    return by_hour
 
 
 def _rows(batches: Sequence[MetricBatch], index: SeriesIndex) -> _Rows:
@@ -75,19 +75,19 @@ def _rows(batches: Sequence[MetricBatch], index: SeriesIndex) -> _Rows:
     distinct = {id(batch.series): batch.series for batch in batches}
     # a batch at a time: what is done in one call keeps all other threads waiting
     numbers_of = {key: index.numbers(some) for key, some in distinct.items()}
-    found: list[tuple[int, Points, Indexes]] = []
+    entries: list[tuple[int, Points, Indexes]] = []
     for number, batch in enumerate(batches):
         spread = numbers_of[id(batch.series)]
-        found += [(number, points, spread) for points in batch.chunks]
+        entries += [(number, points, spread) for points in batch.chunks]
     # points of one kind one after another: a series is of one kind, so its points keep their order
-    found.sort(key=lambda one: one[1].kind)
-    chunks = [points for _, points, _ in found]
-    numbers = np.array([number for number, _, _ in found], np.int32)
+    entries.sort(key=lambda entry: entry[1].kind)
+    chunks = [points for _, points, _ in entries]
+    numbers = np.array([number for number, _, _ in entries], np.int32)
     none = np.empty(0, np.int32)
     return _Rows(
         chunks,
         np.repeat(numbers, [len(points) for points in chunks]),
-        np.concatenate([none, *(spread.take(points.series) for _, points, spread in found)]),
+        np.concatenate([none, *(spread.take(points.series) for _, points, spread in entries)]),
         np.concatenate([none.astype(np.int64), *(points.time for points in chunks)]),
     )
 
@@ -147,12 +147,12 @@ def _point_columns(rows: _Rows, order: pa.Array) -> dict[str, pa.Array]:
     """What differs from point to point, apart from its time."""
     columns: dict[str, pa.Array] = {}
     if any(points.start is not None for points in rows.chunks):
-        start = np.concatenate([_or_zeros(one.start, len(one)) for one in rows.chunks])
+        start = np.concatenate([_or_zeros(points.start, len(points)) for points in rows.chunks])
         columns["start_time_unix_nano"] = (
             pa.array(start, mask=start == 0).view(schema.TIMESTAMP).take(order)
         )
     if any(points.flags is not None for points in rows.chunks):
-        flags = np.concatenate([_or_zeros(one.flags, len(one)) for one in rows.chunks])
+        flags = np.concatenate([_or_zeros(points.flags, len(points)) for points in rows.chunks])
         columns["data_point_flags"] = pa.array(flags).take(order)
     else:
         columns["data_point_flags"] = pa.array(np.zeros(len(order), np.int64))
@@ -171,17 +171,17 @@ def _kind(points: Points) -> str:
 def _column(name: str, chunks: Sequence[Points]) -> pa.Array:
     """A column of all points of one kind."""
     kind = schema.METRIC_TYPES[name]
-    found = [points.values.get(name) for points in chunks]
-    if all(one is None for one in found):
+    pieces = [points.values.get(name) for points in chunks]
+    if all(column is None for column in pieces):
         return pa.nulls(sum(map(len, chunks)), kind)
-    plain = [one for one in found if isinstance(one, np.ndarray)]
-    if len(plain) == len(found):
+    plain = [column for column in pieces if isinstance(column, np.ndarray)]
+    if len(plain) == len(pieces):
         return pa.array(np.concatenate(plain), kind)
-    lists = [one for one in found if isinstance(one, Lists)]
-    if len(lists) == len(found):
+    lists = [column for column in pieces if isinstance(column, Lists)]
+    if len(lists) == len(pieces):
         return _list_array(lists)
     return pa.concat_arrays(
-        [_arrow(one, len(points), kind) for one, points in zip(found, chunks, strict=True)]
+        [_arrow(column, len(points), kind) for column, points in zip(pieces, chunks, strict=True)]
     )
 
 
@@ -194,25 +194,25 @@ def _arrow(column: Column | None, length: int, kind: pa.DataType) -> pa.Array:
 
 
 def _list_array(columns: Sequence[Lists]) -> pa.Array:
-    lengths = np.concatenate([one.lengths for one in columns])
+    lengths = np.concatenate([lists.lengths for lists in columns])
     offsets = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
-    members = np.concatenate([one.members for one in columns])
+    members = np.concatenate([lists.members for lists in columns])
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(members))
 
 
-def _or_zeros(found: Ints | None, length: int) -> Ints:
-    return np.zeros(length, np.int64) if found is None else found
+def _or_zeros(values: Ints | None, length: int) -> Ints:
+    return np.zeros(length, np.int64) if values is None else values
 
 
 def _request_columns(arrivals: list[Arrival], request: Indexes) -> dict[str, pa.Array]:
-    received = np.array([one.received_unix_nano for one in arrivals], np.int64)
+    received = np.array([arrival.received_unix_nano for arrival in arrivals], np.int64)
     return {
         "p_timestamp": pa.array(received.take(request)).view(schema.TIMESTAMP),
         "p_src_ip": text_column(
-            [one.source_ip for one in arrivals], lambda codes: codes.take(request)
+            [arrival.source_ip for arrival in arrivals], lambda codes: codes.take(request)
         ),
         "p_user_agent": text_column(
-            [one.user_agent for one in arrivals], lambda codes: codes.take(request)
+            [arrival.user_agent for arrival in arrivals], lambda codes: codes.take(request)
         ),
     }

@@ -89,17 +89,17 @@ class SeriesLabels:
         columns = index.columns(self._present)
         self._spelled = index.column_names
         self._column = columns
-        found = np.flatnonzero(np.bincount(columns)).tolist()
-        spelling = labels.spelling(self._spelled[one] for one in found)
+        used_columns = np.flatnonzero(np.bincount(columns)).tolist()
+        spelling = labels.spelling(self._spelled[column] for column in used_columns)
         self._names = sorted(spelling.values())
         places = {name: place for place, name in enumerate(self._names)}
         target = np.full(len(self._spelled), -1, np.int64)
         is_own = np.zeros(len(self._spelled), np.bool_)
-        for one in found:
-            name = spelling.get(self._spelled[one].lower())
+        for column in used_columns:
+            name = spelling.get(self._spelled[column].lower())
             if name is not None:
-                target[one] = places[name]
-                is_own[one] = name == self._spelled[one]
+                target[column] = places[name]
+                is_own[column] = name == self._spelled[column]
         # the column of the table that holds the text, or -1; whether it has the label's spelling
         self._target = target.take(columns)
         self._is_own = is_own.take(columns)
@@ -132,12 +132,12 @@ class SeriesLabels:
         # one text under two spellings is one text of their column
         shared = self._target[has_column & ~self._is_own]
         if len(shared):
-            found = np.flatnonzero(np.isin(self._target, shared))
-            texts = self._used.index.texts(self._present.take(found))
+            shared_pairs = np.flatnonzero(np.isin(self._target, shared))
+            texts = self._used.index.texts(self._present.take(shared_pairs))
             known: dict[tuple[int, str], int] = {}
-            for one, text in zip(found.tolist(), texts, strict=True):
-                same[one] = known.setdefault((int(self._target[one]), text), one)
-                first[same[one]] = min(first[same[one]], first[one])
+            for pair, text in zip(shared_pairs.tolist(), texts, strict=True):
+                same[pair] = known.setdefault((int(self._target[pair]), text), pair)
+                first[same[pair]] = min(first[same[pair]], first[pair])
         kept = np.flatnonzero(has_column & (same == np.arange(len(same))))
         order = kept[np.lexsort((first.take(kept), self._target.take(kept)))]
         target = self._target.take(order)
@@ -153,7 +153,7 @@ class SeriesLabels:
         if not self._is_own.all():
             of_series, texts = self._with_demoted(of_series, texts)
         present, places = numbered(of_series, len(texts))
-        values = [texts[one] for one in present.tolist()]
+        values = [texts[number] for number in present.tolist()]
         return text_column(values, lambda codes: self._used.of_rows(codes.take(places)))
 
     def _with_demoted(
@@ -162,18 +162,18 @@ class SeriesLabels:
         """Numbers and texts of the overflow where labels other than spare ones are part of it."""
         index = self._used.index
         demoted = np.flatnonzero(~self._is_own)
-        columns = [self._spelled[one] for one in self._column.take(demoted).tolist()]
+        columns = [self._spelled[column] for column in self._column.take(demoted).tolist()]
         named = zip(columns, index.texts(self._present.take(demoted)), strict=True)
         pairs = dict(zip(demoted.tolist(), named, strict=True))
         chosen = np.flatnonzero(~self._is_own.take(self._pairs))
-        found: dict[int, list[int]] = {}
+        pairs_of_owner: dict[int, list[int]] = {}
         owners = self._owners.take(chosen).tolist()
         for owner, pair in zip(owners, self._pairs.take(chosen).tolist(), strict=True):
-            found.setdefault(owner, []).append(pair)
+            pairs_of_owner.setdefault(owner, []).append(pair)
         of_series, texts = spares.copy(), [*spare_texts]
         # few are ever different, and JSON costs more than all else of a series
         known: dict[tuple[tuple[int, ...], int], int] = {}
-        for owner, some in found.items():
+        for owner, some in pairs_of_owner.items():
             key = tuple(some), int(spares[owner])
             number = known.setdefault(key, len(texts))
             if number == len(texts):

@@ -41,9 +41,9 @@ FIXED_BYTES = 1000
 
 def _newest(numbers: dict[Numbered, int], length: int) -> list[Numbered]:
     """The last of a dictionary that numbers its keys, by their numbers."""
-    found = [*islice(reversed(numbers), length)]
-    found.reverse()
-    return found
+    newest = [*islice(reversed(numbers), length)]
+    newest.reverse()
+    return newest
 
 
 class _Pairs:
@@ -106,11 +106,11 @@ class SeriesIndex:
     def numbers(self, series: Sequence[Series]) -> Indexes:
         """The number of each of these."""
         numbers = self._numbers.__getitem__
-        found = np.fromiter(map(numbers, series), np.int32, len(series))
+        of_series = np.fromiter(map(numbers, series), np.int32, len(series))
         new = _newest(self._numbers, len(self._numbers) - len(self._label_counts))
         for start in range(0, len(new), _SERIES_AT_A_TIME):
             self._add(new[start : start + _SERIES_AT_A_TIME])
-        return found
+        return of_series
 
     def placed(self, present: Indexes) -> tuple[Indexes, Indexes]:
         """Series in order of metric and labels, each content once; per one of `present` its place.
@@ -126,7 +126,7 @@ class SeriesIndex:
     def fixed(self, series: Indexes) -> tuple[list[Fixed], Indexes]:
         """Values of fixed columns, each content once; and per series which of them it has."""
         present, places = numbered(self._fixed_of.held.take(series), len(self._fixed))
-        return [self._fixed[one] for one in present.tolist()], places
+        return [self._fixed[number] for number in present.tolist()], places
 
     def spares(self, series: Indexes) -> Indexes:
         """A number for the spare labels of each series."""
@@ -170,28 +170,28 @@ class SeriesIndex:
     def texts(self, pairs: npt.NDArray[np.integer]) -> list[str]:
         """The text of each pair."""
         texts = self._pairs.text_of
-        return [texts[one] for one in pairs.tolist()]
+        return [texts[pair] for pair in pairs.tolist()]
 
     def _add(self, new: list[Series]) -> None:
         first = len(self._label_counts)
         shared, text = None, ""
         keys: list[Key] = []
         fixed, begins = [], []
-        for number, one in enumerate(new, first):
+        for number, series in enumerate(new, first):
             # series of one metric stand together
-            if one.fixed is not shared:
-                shared = one.fixed
+            if series.fixed is not shared:
+                shared = series.fixed
                 known = self._fixed_by_identity.get(id(shared)) or self._add_fixed(shared)
                 of_these, text, metric = known
                 keys = self._order.keys_of(metric)
                 fixed.append(of_these)
                 begins.append(number)
-            keys.append((one.labels, text, one.spare, one.series_id, number))
+            keys.append((series.labels, text, series.spare, series.series_id, number))
         lengths = np.diff([*begins, first + len(new)])
         self._fixed_of.add(np.array(fixed, np.int32).repeat(lengths))
-        self._add_spares([one.spare for one in new])
-        self._ids.add(np.array([one.series_id for one in new], np.int64))
-        labels = [one.labels for one in new]
+        self._add_spares([series.spare for series in new])
+        self._ids.add(np.array([series.series_id for series in new], np.int64))
+        labels = [series.labels for series in new]
         counts = np.fromiter(map(len, labels), np.int32, len(labels))
         total = int(counts.sum())
         pairs = map(self._pairs.numbers.__getitem__, chain.from_iterable(labels))
@@ -208,10 +208,10 @@ class SeriesIndex:
             self._fixed_texts.append(text)
             self._size_bytes += sys.getsizeof(text)
         # each sender has its own of equal content, but one text is enough
-        found = number, self._fixed_texts[number], str(fixed["metric_name"])
-        self._fixed_by_identity[id(fixed)] = found
+        known = number, self._fixed_texts[number], str(fixed["metric_name"])
+        self._fixed_by_identity[id(fixed)] = known
         self._size_bytes += FIXED_BYTES
-        return found
+        return known
 
     def _add_spares(self, spares: list[tuple[Pair, ...]]) -> None:
         for spare in set(spares).difference(self._spares):

@@ -90,10 +90,10 @@ class SeriesOrder:
         metrics = self._metric_of_run.held.take(used)
         for metric in np.flatnonzero(np.bincount(metrics) > 1).tolist():
             meeting = used[metrics == metric].tolist()
-            found = [run for one in meeting if (run := self._runs[one]) is not None]
-            for one in meeting:
-                self._runs[one] = None
-            self._remember(metric, _joined(sorted(found, key=_length)))
+            runs = [run for number in meeting if (run := self._runs[number]) is not None]
+            for number in meeting:
+                self._runs[number] = None
+            self._remember(metric, _joined(sorted(runs, key=_length)))
 
 
 def _length(run: _Run) -> int:

@@ -47,9 +47,9 @@ class StreamMemories:
             raise
         # series in use return with the next commit; of a commit beyond the bound nothing is kept
         if sum(self.sizes()) > MAX_SERIES_INDEX_BYTES:
-            for one in self._by_stream.values():
-                one.forget_series()
+            for other in self._by_stream.values():
+                other.forget_series()
 
     def sizes(self) -> Iterator[int]:
         """About how many bytes the series of each stream take."""
-        return (one.series.size_bytes for one in self._by_stream.values())
+        return (memory.series.size_bytes for memory in self._by_stream.values())

@@ -43,33 +43,33 @@ def jobs(parts: Iterable[Part], receiver: str, now_unix: float, after_seconds: f
     for part in visible(parts):
         if part.name.receiver == receiver:
             by_hour.setdefault(part.name.hour, []).append(part)
-    found = []
+    planned = []
     for hour, group in sorted(by_hour.items()):
         last_change = float((hour + 1) * SECONDS_PER_HOUR)
         if after_seconds:
             last_change = max(last_change, *(part.written_unix for part in group))
         if last_change + after_seconds > now_unix:
-            found += _young_jobs(group)
+            planned += _young_jobs(group)
         elif len(group) > 1:
-            found.append(_job(group))
-    return found
+            planned.append(_job(group))
+    return planned
 
 
 def _young_jobs(group: list[Part]) -> list[Job]:
     """Small neighbours of one level. Others may not be merged: a name covers its whole span."""
     in_order = sorted(group, key=lambda part: (part.name.first, part.name.last))
-    found = []
+    planned = []
     for (_, is_small), run in itertools.groupby(
         in_order, key=lambda part: (part.name.level, part.size_bytes <= MAX_YOUNG_BYTES)
     ):
         members = list(run)
         if is_small and len(members) >= FAN_IN:
-            found.append(_job(members))
-    return found
+            planned.append(_job(members))
+    return planned
 
 
-def _job(found: list[Part]) -> Job:
-    names = [part.name for part in found]
+def _job(members: list[Part]) -> Job:
+    names = [part.name for part in members]
     output = PartName(
         names[0].stream,
         names[0].hour,
@@ -78,7 +78,7 @@ def _job(found: list[Part]) -> Job:
         max(name.last for name in names),
         max(name.level for name in names) + 1,
     )
-    return Job(tuple(found), output)
+    return Job(tuple(members), output)
 
 
 def removable(
@@ -91,7 +91,7 @@ def removable(
         part
         for part in mine
         if any(
-            one.name.covers(part.name) and one.written_unix + grace_seconds <= now_unix
-            for one in bigger
+            cover.name.covers(part.name) and cover.written_unix + grace_seconds <= now_unix
+            for cover in bigger
         )
     ]

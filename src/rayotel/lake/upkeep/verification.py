@@ -81,14 +81,14 @@ def _read(storage: Storage, part: Part, done: Verified) -> str | None:
 
 
 def _schema_fault(file: pq.ParquetFile) -> str | None:
-    found = file.schema_arrow
-    for column in signal_in(file.metadata.metadata, found.names).columns:
-        if column.name not in found.names:
+    schema = file.schema_arrow
+    for column in signal_in(file.metadata.metadata, schema.names).columns:
+        if column.name not in schema.names:
             return f"has no column '{column.name}'"
-        kind = found.field(column.name).type
+        kind = schema.field(column.name).type
         if kind != column.type and not pa.types.is_nested(kind):
             return f"column '{column.name}' is {kind}, not {column.type}"
-    folded = [name.lower() for name in found.names]
+    folded = [name.lower() for name in schema.names]
     if len(set(folded)) != len(folded):
         return "has columns that differ only in case"
     return None
@@ -117,7 +117,7 @@ def _overlaps(parts: list[Part]) -> Iterator[Finding]:
         groups.setdefault((part.name.hour, part.name.receiver), []).append(part)
     for group in groups.values():
         reach: Part | None = None
-        for part in sorted(group, key=lambda one: (one.name.first, one.name.last)):
+        for part in sorted(group, key=lambda member: (member.name.first, member.name.last)):
             if reach is not None and part.name.first <= reach.name.last:
                 yield Finding(
                     part.name.key,
