@@ -42,10 +42,10 @@ def quote_reserved_aliases(sql: str, reserved: frozenset[str]) -> str:
 
 
 def _tokens(raw: bytes) -> list[_Token]:
-    found = duckdb.tokenize(raw.decode())
-    starts = [start for start, _ in found] + [len(raw)]
+    tokenized = duckdb.tokenize(raw.decode())
+    starts = [start for start, _ in tokenized] + [len(raw)]
     tokens = []
-    for (start, kind), end in zip(found, starts[1:], strict=True):
+    for (start, kind), end in zip(tokenized, starts[1:], strict=True):
         is_keyword = kind == duckdb.token_type.keyword
         text = raw[start:end].decode(errors="replace").split(maxsplit=1)
         word = text[0] if text else ""

@@ -32,16 +32,16 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     statements = connection.extract_statements(sql)
     kinds = duckdb.StatementType
     try:
-        found = [statement.type for statement in statements]
+        types = [statement.type for statement in statements]
     except ValueError:  # DuckDB's Python package does not know every kind of its own engine
         raise QueryError("this kind of statement is not allowed", hint=_HINT) from None
-    if found == [kinds.CREATE, kinds.SELECT] and not statements[0].query:
-        found = [kinds.SELECT]  # how DuckDB 1.5 takes a PIVOT apart
-    if not found:
+    if types == [kinds.CREATE, kinds.SELECT] and not statements[0].query:
+        types = [kinds.SELECT]  # how DuckDB 1.5 takes a PIVOT apart
+    if not types:
         raise QueryError("there is no SQL statement", hint="try: rayotel queries")
-    if len(found) > 1:
+    if len(types) > 1:
         raise QueryError("more than one SQL statement", hint="run them one by one")
-    if found[0] == kinds.EXPLAIN:
+    if types[0] == kinds.EXPLAIN:
         plain = _PLAIN_EXPLAIN.match(sql)
         if plain is None:
             raise QueryError(
@@ -49,8 +49,8 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
             )
         check(connection, sql[plain.end() :])
         return
-    if found[0] not in (kinds.SELECT, kinds.MULTI):
-        raise QueryError(f"{found[0].name} is not allowed: only questions are", hint=_HINT)
+    if types[0] not in (kinds.SELECT, kinds.MULTI):
+        raise QueryError(f"{types[0].name} is not allowed: only questions are", hint=_HINT)
     if _WRITING_WORD.search(sql):
         _refuse_hidden_writes(connection, sql)
 

@@ -93,11 +93,13 @@ def seen(lake: StreamMetrics, *, with_unseen: bool = False) -> list[SeenMetric]:
     """
     counted = lake.rows("FROM metric_overview({})")
     labels = _labels(lake, counted)
-    found = {row["metric_name"]: _seen(row, labels.get(row["metric_name"], "")) for row in counted}
+    by_name = {
+        row["metric_name"]: _seen(row, labels.get(row["metric_name"], "")) for row in counted
+    }
     if with_unseen or not lake.is_there:
-        for one in metric_facts.all_metrics():
-            found.setdefault(one.name, _unseen(one))
-    return [found[name] for name in sorted(found)]
+        for metric in metric_facts.all_metrics():
+            by_name.setdefault(metric.name, _unseen(metric))
+    return [by_name[name] for name in sorted(by_name)]
 
 
 def _seen(row: Mapping[str, Any], labels: str) -> SeenMetric:
@@ -114,8 +116,10 @@ def _seen(row: Mapping[str, Any], labels: str) -> SeenMetric:
     )
 
 
-def _unseen(one: Metric) -> SeenMetric:
-    return SeenMetric(one.name, None, one.kind, one.unit, 0, 0, ", ".join(one.labels), True)
+def _unseen(metric: Metric) -> SeenMetric:
+    return SeenMetric(
+        metric.name, None, metric.kind, metric.unit, 0, 0, ", ".join(metric.labels), True
+    )
 
 
 def _labels(lake: StreamMetrics, counted: Rows) -> dict[str, str]:
@@ -125,12 +129,12 @@ def _labels(lake: StreamMetrics, counted: Rows) -> dict[str, str]:
     newest: datetime = max(row["last_seen"] for row in counted)
     since = newest - timedelta(seconds=LABEL_SECONDS)
     early = [row["metric_name"] for row in counted if row["last_seen"] < since]
-    found: dict[str, list[str]] = {}
+    by_metric: dict[str, list[str]] = {}
     labelled = "FROM metric_labels({}, $since, $early)"
     for row in lake.rows(labelled, since=since, early=early):
         if _spelled(row["label"]) not in COMMON_LABELS:
-            found.setdefault(row["metric_name"], []).append(row["label"])
-    return {name: ", ".join(map(_spelled, sorted(labels))) for name, labels in found.items()}
+            by_metric.setdefault(row["metric_name"], []).append(row["label"])
+    return {name: ", ".join(map(_spelled, sorted(labels))) for name, labels in by_metric.items()}
 
 
 def _spelled(column: str) -> str:
@@ -176,30 +180,32 @@ def _values(rows: Rows) -> str:
     return f"{len(rows)} {'value' if len(rows) == 1 else 'values'}: {shown}{more}"
 
 
-def _known(one: Metric) -> list[Fact]:
-    pairs = [("kind", f"{one.kind}: {KINDS[one.kind]}")]
-    if one.kinds:
-        special = [f"{value}: {kind}" for value, kind in one.kinds.items() if kind != "gauge"]
-        pairs.append((f"kind by {one.label}", ", ".join([*special, "all others: gauge"])))
+def _known(metric: Metric) -> list[Fact]:
+    pairs = [("kind", f"{metric.kind}: {KINDS[metric.kind]}")]
+    if metric.kinds:
+        special = [f"{value}: {kind}" for value, kind in metric.kinds.items() if kind != "gauge"]
+        pairs.append((f"kind by {metric.label}", ", ".join([*special, "all others: gauge"])))
     pairs += [
-        ("unit", one.unit),
-        ("endpoints", ", ".join(one.endpoints)),
-        ("meaning", one.meaning),
-        ("caution", one.caution),
-        ("labels", ", ".join(one.labels)),
+        ("unit", metric.unit),
+        ("endpoints", ", ".join(metric.endpoints)),
+        ("meaning", metric.meaning),
+        ("caution", metric.caution),
+        ("labels", ", ".join(metric.labels)),
     ]
     pairs += [
         (f"values of {label}", ", ".join(value or "(empty)" for value in known))
-        for label, known in one.values.items()
+        for label, known in metric.values.items()
     ]
-    pairs.append(("known_from", one.source))
+    pairs.append(("known_from", metric.source))
     return [Fact("known", name, value) for name, value in pairs if value]
 
 
 _ARROW: Mapping[str, Callable[[], pa.DataType]] = {"int": pa.int64, "bool": pa.bool_}
 
 
-def table(found: Sequence[SeenMetric] | Sequence[Fact], kind: type) -> pa.Table:
+def table(rows: Sequence[SeenMetric] | Sequence[Fact], kind: type) -> pa.Table:
     """The rows as a table with the columns of their class `kind`."""
-    schema = pa.schema([(one.name, _ARROW.get(str(one.type), pa.string)()) for one in fields(kind)])
-    return pa.Table.from_pylist([asdict(one) for one in found], schema=schema)
+    schema = pa.schema(
+        [(field.name, _ARROW.get(str(field.type), pa.string)()) for field in fields(kind)]
+    )
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)

@@ -124,18 +124,18 @@ class Session:
             config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
         )
         self._set_limits(connection)
-        urls = self._urls([part for found in streams.values() for part in found.parts])
+        urls = self._urls([part for held in streams.values() for part in held.parts])
         if any("://" in url for url in urls.values()):
             self._give_access(connection)
         taken: set[str] = set()
-        for stream, found in streams.items():
+        for stream, held in streams.items():
             for name in self._reads.shown_as(stream):
                 if name.lower() not in taken:  # SQL does not tell names apart by case
                     taken.add(name.lower())
-                    connection.execute(_view(name, found, self._range, urls))
+                    connection.execute(_view(name, held, self._range, urls))
                     if past is not None:
-                        connection.execute(_view(name + definitions.PAST, found, past, urls))
-        self._define([one for one in wanted if one.name not in taken])
+                        connection.execute(_view(name + definitions.PAST, held, past, urls))
+        self._define([definition for definition in wanted if definition.name not in taken])
         if not self._unlocked:
             files = ", ".join(views.literal(url) for url in urls.values())
             connection.execute(f"SET allowed_paths = [{files}]")
@@ -165,7 +165,7 @@ class Session:
         inner = definitions.mentioned_streams(wanted, self._reads, self._mentioned_in)
         self._names_streams = bool(named or inner)
         folded = {name.lower() for name in streams}
-        found = {
+        snapshots = {
             name: no_parts(self._reads.signal(name))
             for name in sorted(inner)
             if name.lower() not in folded
@@ -175,10 +175,10 @@ class Session:
             wanted_streams = streams
         try:
             for name in wanted_streams:
-                found[name] = snapshot(self._storage, name, range_, self._cache)
+                snapshots[name] = snapshot(self._storage, name, range_, self._cache)
         except StorageMissing:
             raise PartRemoved() from None
-        return found
+        return snapshots
 
     def _urls(self, parts: list[Part]) -> dict[str, str]:
         """From where each part is read, by key: the lake, or a copy of a bucket's part here."""
@@ -317,12 +317,12 @@ def _is_text(sql: str) -> bool:
     return True
 
 
-def _view(name: str, found: Snapshot, range_: TimeRange, urls: Mapping[str, str]) -> str:
+def _view(name: str, held: Snapshot, range_: TimeRange, urls: Mapping[str, str]) -> str:
     """CREATE VIEW of a stream in a range."""
-    parts, cut = found.within(range_)
+    parts, cut = held.within(range_)
     scanned = [urls[part.name.key] for part in parts]
-    source = views.parts_scan(scanned, found.columns) if scanned else views.no_rows(found.columns)
-    return views.stream_view(name, found.signal, found.columns, source, cut)
+    source = views.parts_scan(scanned, held.columns) if scanned else views.no_rows(held.columns)
+    return views.stream_view(name, held.signal, held.columns, source, cut)
 
 
 def _mentioned(streams: list[str], reads: Streams, sql: str | None) -> list[str]:

@@ -30,9 +30,9 @@ class Snapshot:
     def within(self, range_: TimeRange) -> tuple[list[Part], TimeRange | None]:
         """The parts that touch a range, and the range itself where some reach beyond it."""
         both = zip(self.parts, self.footers, strict=True)
-        found = [pair for pair in both if pair[1].touches(range_)]
-        is_within = all(footer.is_within(range_) for _, footer in found)
-        return [part for part, _ in found], None if is_within else range_
+        touching = [pair for pair in both if pair[1].touches(range_)]
+        is_within = all(footer.is_within(range_) for _, footer in touching)
+        return [part for part, _ in touching], None if is_within else range_
 
 
 def no_parts(signal: Signal) -> Snapshot:

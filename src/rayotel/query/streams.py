@@ -57,16 +57,16 @@ def streams(
         lake.storage, everything, lake.cache, lambda done: progress(done, len(everything))
     )
     footers = iter(read)
-    found = []
+    overviews = []
     for name, parts in by_stream.items():
         size = sum(part.size_bytes for part in parts)
         told = _of_footers(list(itertools.islice(footers, len(parts))), range_)
         rows, first, last = told or _of_rows(lake, name, range_)
         lag = None if last is None else time.time() - last / NANOSECONDS_PER_SECOND
-        found.append(
+        overviews.append(
             StreamOverview(name, rows, size, len(parts), _moment(first), _moment(last), lag)
         )
-    return found
+    return overviews
 
 
 Extent = tuple[int, int | None, int | None]
@@ -77,14 +77,14 @@ def _of_footers(footers: list[Footer], range_: TimeRange) -> Extent | None:
     touched = [footer for footer in footers if footer.touches(range_)]
     if not all(footer.is_within(range_) for footer in touched):
         return None
-    firsts = [one.first_unix_nano for one in touched]
-    lasts = [one.last_unix_nano for one in touched]
+    firsts = [footer.first_unix_nano for footer in touched]
+    lasts = [footer.last_unix_nano for footer in touched]
     if None in firsts or None in lasts:
         return None
     return (
         sum(footer.rows for footer in touched),
-        min((one for one in firsts if one is not None), default=None),
-        max((one for one in lasts if one is not None), default=None),
+        min((first for first in firsts if first is not None), default=None),
+        max((last for last in lasts if last is not None), default=None),
     )
 
 
@@ -104,7 +104,7 @@ def _moment(unix_nano: int | None) -> datetime | None:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=unix_nano // 1000)
 
 
-def table(found: list[StreamOverview]) -> pa.Table:
+def table(overviews: list[StreamOverview]) -> pa.Table:
     """The overview as a table."""
     moment = pa.timestamp("us", tz="UTC")
     schema = pa.schema(
@@ -118,7 +118,7 @@ def table(found: list[StreamOverview]) -> pa.Table:
             ("lag_seconds", pa.float64()),
         ]
     )
-    return pa.Table.from_pylist([asdict(one) for one in found], schema=schema)
+    return pa.Table.from_pylist([asdict(overview) for overview in overviews], schema=schema)
 
 
 def columns(lake: Lake, stream: str, range_: TimeRange) -> list[tuple[str, str, str]]:

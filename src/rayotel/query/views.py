@@ -47,12 +47,12 @@ def literal(text: str) -> str:
 
 def union(schemas: Iterable[pa.Schema]) -> dict[str, str]:
     """Column names, told apart without case, and SQL types, of parts that are given in order."""
-    found: dict[str, tuple[str, str]] = {}
+    by_folded_name: dict[str, tuple[str, str]] = {}
     for schema in {id(schema): schema for schema in schemas}.values():
         for field in schema:
-            if field.name.lower() not in found:
-                found[field.name.lower()] = (field.name, sql_type(field.type))
-    return dict(found.values())
+            if field.name.lower() not in by_folded_name:
+                by_folded_name[field.name.lower()] = (field.name, sql_type(field.type))
+    return dict(by_folded_name.values())
 
 
 def parts_scan(urls: Sequence[str], columns: Mapping[str, str]) -> str:
@@ -125,10 +125,11 @@ def metric_facts_view() -> str:
     from rayotel.query.ray import metric_facts  # few questions need it
 
     rows = []
-    for one in metric_facts.all_metrics():
-        for value, kind in one.kinds.items() or [(None, one.kind)]:
-            label = one.label if value is not None else None
-            row = (one.name, label, value, kind, one.unit, one.meaning, one.caution, one.source)
+    for metric in metric_facts.all_metrics():
+        for value, kind in metric.kinds.items() or [(None, metric.kind)]:
+            label = metric.label if value is not None else None
+            facts = (metric.unit, metric.meaning, metric.caution, metric.source)
+            row = (metric.name, label, value, kind, *facts)
             rows.append(f"({', '.join(_text_or_null(cell) for cell in row)})")
     columns, values = ", ".join(metric_facts.VIEW_COLUMNS), ", ".join(rows)
     return f"CREATE VIEW ray_metrics AS SELECT * FROM (VALUES {values}) AS t({columns})"

@@ -89,7 +89,7 @@ def _values(column: pa.Array) -> list[Any]:
     """Python values; texts for what Python has no type for, also inside lists and structs."""
     kind = column.type
     if pa.types.is_interval(kind):
-        return [None if one is None else _interval(one) for one in column.to_pylist()]
+        return [None if value is None else _interval(value) for value in column.to_pylist()]
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         try:
             return list(column.to_pylist())
@@ -101,7 +101,7 @@ def _values(column: pa.Array) -> list[Any]:
         return [None if n is None else [next(items) for _ in range(n)] for n in lengths]
     if pa.types.is_struct(kind):
         names = [field.name for field in kind]
-        members = [_values(one) for one in column.flatten()]
+        members = [_values(member) for member in column.flatten()]
         rows = zip(*members, strict=True) if members else iter([()] * len(column))
         valid = column.is_valid().to_pylist()
         return [
@@ -125,7 +125,7 @@ def _without_intervals(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_list(kind):
         return pa.list_(_without_intervals(kind.value_type))
     if pa.types.is_struct(kind):
-        return pa.struct([(one.name, _without_intervals(one.type)) for one in kind])
+        return pa.struct([(field.name, _without_intervals(field.type)) for field in kind])
     return kind
 
 
@@ -137,13 +137,13 @@ def _moments(column: pa.Array) -> list[str | None]:
     zone = "Z" if getattr(column.type, "tz", None) else ""
     if zone:
         column = column.cast(pa.timestamp(column.type.unit))
-    found: list[str | None] = []
+    texts: list[str | None] = []
     for row, number in enumerate(numbers):
         if number is None or number in ends:
-            found.append(ends.get(number))
+            texts.append(ends.get(number))
         else:
-            found.append(str(column.slice(row, 1).cast(pa.string())[0]).replace(" ", "T") + zone)
-    return found
+            texts.append(str(column.slice(row, 1).cast(pa.string())[0]).replace(" ", "T") + zone)
+    return texts
 
 
 def write_json(schema: pa.Schema, batches: Batches, out: IO[bytes]) -> None:
@@ -223,7 +223,7 @@ def write_parquet(schema: pa.Schema, batches: Batches, out: IO[bytes]) -> None:
     """One Parquet file, zstd; intervals, which Parquet has no use for, as text."""
     import pyarrow.parquet as pq  # takes long to import, and only this format needs it
 
-    target = pa.schema([(one.name, _without_intervals(one.type)) for one in schema])
+    target = pa.schema([(field.name, _without_intervals(field.type)) for field in schema])
     with pq.ParquetWriter(out, target, compression="zstd") as writer:
         for batch in batches:
             columns = [

@@ -60,7 +60,7 @@ class Streams:
         A default name always is the stream that is chosen, also where a stream of that name exists.
         """
         chosen = self.by_default
-        aliases = [name for name, one in chosen.items() if one == stream and name != stream]
+        aliases = [name for name, other in chosen.items() if other == stream and name != stream]
         stands_for = chosen.get(stream.lower(), stream)
         return [stream, *aliases] if stands_for == stream else aliases
 
@@ -123,40 +123,45 @@ METRIC_FACTS = Definition(
 def all_definitions() -> dict[str, Definition]:
     """Every definition by its name."""
     files = (Path(__file__).parent / "sql").rglob("*.sql")
-    found = [parse(path.stem, path.read_text("utf-8")) for path in files]
-    return {one.name: one for one in sorted([*found, METRIC_FACTS], key=lambda one: one.name)}
+    parsed = [parse(path.stem, path.read_text("utf-8")) for path in files]
+    return {
+        definition.name: definition
+        for definition in sorted([*parsed, METRIC_FACTS], key=lambda definition: definition.name)
+    }
 
 
 def find(name: str) -> Definition:
     """One by name. Raises UsageError."""
-    found = all_definitions().get(name.lower())
-    if found is None:
+    definition = all_definitions().get(name.lower())
+    if definition is None:
         names = ", ".join(all_definitions())
         raise UsageError(f"no view or macro '{name[:60]}'", hint=f"there are: {names}")
-    return found
+    return definition
 
 
 def needed(sql: str | None) -> list[Definition]:
     """What SQL mentions and what that needs, in an order that works; everything for None."""
     known = all_definitions()
-    found: dict[str, Definition] = {}
+    in_order: dict[str, Definition] = {}
 
     def take(names: Iterable[str]) -> None:
         for name in names:
-            if name in known and name not in found:
+            if name in known and name not in in_order:
                 take(known[name].needs)
-                found[name] = known[name]
+                in_order[name] = known[name]
 
     take(known if sql is None else sorted(header.words(sql)))
-    return list(found.values())
+    return list(in_order.values())
 
 
 def mentioned_streams(wanted: list[Definition], streams: Streams, sql: str | None) -> set[str]:
     """The streams that definitions are about, or that SQL names beside them."""
     names = streams.by_default
-    found = {names[one] for definition in wanted for one in definition.needs if one in names}
-    beside = {names[one] for one in names if wanted and one in (sql or "")}
-    return found | beside
+    in_definitions = {
+        names[need] for definition in wanted for need in definition.needs if need in names
+    }
+    beside = {names[default] for default in names if wanted and default in (sql or "")}
+    return in_definitions | beside
 
 
 def with_past(range_: TimeRange) -> TimeRange:
@@ -190,14 +195,15 @@ def parse(name: str, text: str) -> Definition:
     )
 
 
-def explained(one: Definition) -> str:
+def explained(definition: Definition) -> str:
     """A definition in words: what it gives, how it is called, its columns, examples, its SQL."""
-    called = f"{one.name}({', '.join(name for name, _ in one.parameters)})"
-    lines = [called if one.is_macro else one.name, f"  {one.about}"]
-    lines += ["", *(f"  {note}" for note in one.notes)] if one.notes else []
-    for title, pairs in (("Parameters", one.parameters), ("Columns", one.columns)):
+    called = f"{definition.name}({', '.join(name for name, _ in definition.parameters)})"
+    lines = [called if definition.is_macro else definition.name, f"  {definition.about}"]
+    lines += ["", *(f"  {note}" for note in definition.notes)] if definition.notes else []
+    for title, pairs in (("Parameters", definition.parameters), ("Columns", definition.columns)):
         if pairs:
             width = max(len(name) for name, _ in pairs)
             lines += ["", f"{title}:", *(f"  {name.ljust(width)}  {what}" for name, what in pairs)]
-    lines += ["", "For example:", *(f"  {example}" for example in one.examples), "", one.sql]
+    lines += ["", "For example:", *(f"  {example}" for example in definition.examples)]
+    lines += ["", definition.sql]
     return "\n".join(lines)

@@ -46,30 +46,30 @@ class Header:
 
     def pairs(self, kind: str) -> tuple[tuple[str, str], ...]:
         """`name: meaning` in each line of a kind. Raises UsageError."""
-        return tuple((found["name"], found["meaning"]) for found in self.matches(kind, _PAIR))
+        return tuple((match["name"], match["meaning"]) for match in self.matches(kind, _PAIR))
 
     def matches(self, kind: str, pattern: re.Pattern[str]) -> list[re.Match[str]]:
         """Each line of a kind as a match of a pattern. Raises UsageError for one that is none."""
-        found = []
+        matched = []
         for line in self.all(kind):
             match = pattern.fullmatch(line)
             if match is None:
                 raise UsageError(f"'{self.of}' has a {kind} that is none: {line[:60]}")
-            found.append(match)
-        return found
+            matched.append(match)
+        return matched
 
 
 def parse(of: str, text: str, kinds: Collection[str]) -> Header:
     """The header of a file's text. Raises UsageError for a line that is none of these kinds."""
     lines = text.splitlines(keepends=True)
     top = list(itertools.takewhile(lambda line: line.startswith("--"), lines))
-    found: dict[str, tuple[str, ...]] = {}
+    by_kind: dict[str, tuple[str, ...]] = {}
     for line in top:
         match = _LINE.fullmatch(line.rstrip("\n"))
         if match is None or match[1] not in kinds:
             raise UsageError(f"'{of}' has a header line that is none: {line[:60].rstrip()}")
-        found[match[1]] = (*found.get(match[1], ()), match[2])
-    return Header(of, found, "".join(lines[len(top) :]))
+        by_kind[match[1]] = (*by_kind.get(match[1], ()), match[2])
+    return Header(of, by_kind, "".join(lines[len(top) :]))
 
 
 def words(sql: str) -> set[str]:
@@ -79,7 +79,7 @@ def words(sql: str) -> set[str]:
 
 def without_comments(sql: str) -> str:
     """SQL without its comments; strings and names stay as they are."""
-    return _TOKEN.sub(lambda found: " " if found[0][:2] in ("--", "/*") else found[0], sql)
+    return _TOKEN.sub(lambda token: " " if token[0][:2] in ("--", "/*") else token[0], sql)
 
 
 def _name_alone(token: re.Match[str]) -> str:

@@ -98,13 +98,13 @@ def all_metrics() -> list[Metric]:
 
 def known(name: str) -> Metric | None:
     """One metric; also the `_created` that some endpoints put beside counters and histograms."""
-    found = _by_name().get(name)
-    if found is None and name.endswith(_CREATED):
+    metric = _by_name().get(name)
+    if metric is None and name.endswith(_CREATED):
         base = name.removesuffix(_CREATED)
         main = _by_name().get(base) or _by_name().get(f"{base}_total")
         if main is not None:
             return _created(name, main)
-    return found
+    return metric
 
 
 def _created(name: str, main: Metric) -> Metric:
@@ -121,16 +121,16 @@ def _created(name: str, main: Metric) -> Metric:
 
 def find(name: str) -> Metric:
     """One metric by name. Raises UsageError, whose hint has names that are near."""
-    found = known(name)
-    if found is None:
+    metric = known(name)
+    if metric is None:
         raise UsageError(f"no metric '{name[:100]}' is known", hint=_near(name))
-    return found
+    return metric
 
 
 def _near(name: str) -> str:
     names = list(_by_name())
     folded = name.lower()
-    holding = [one for one in names if folded and folded in one]
+    holding = [candidate for candidate in names if folded and folded in candidate]
     near = sorted(holding, key=len) + difflib.get_close_matches(folded, names, _MAX_NEAR, 0.6)
     if not near:
         return "'rayotel metrics --all' lists them"

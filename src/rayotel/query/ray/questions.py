@@ -71,8 +71,8 @@ def parse(name: str, text: str) -> ShippedQuery:
     """A question from its file's text. Raises UsageError for a header that is not one."""
     top = header.parse(name, text, _KINDS)
     parameters = {
-        found["name"]: (found["default"], found["meaning"])
-        for found in top.matches("parameter", _PARAMETER)
+        match["name"]: (match["default"], match["meaning"])
+        for match in top.matches("parameter", _PARAMETER)
     }
     columns = dict(top.pairs("column"))
     return ShippedQuery(name, top.text("question"), top.text("note"), parameters, columns, text)
