@@ -230,15 +230,15 @@ class Committer:
         for batch in self._batches(segment):
             pair = batch.arrival.stream, batch.arrival.signal
             by_pair.setdefault(pair, []).append(batch)
-        found: dict[tuple[str, str], list[Batch]] = {}
+        by_place: dict[tuple[str, str], list[Batch]] = {}
         for pair, place in self._signals.places(by_pair).items():
             stream, signal = pair
-            found.setdefault((place, signal), []).extend(by_pair[pair])
+            by_place.setdefault((place, signal), []).extend(by_pair[pair])
             if place != stream:
                 count = sum(batch.accepted_rows for batch in by_pair[pair])
                 self._telemetry.rows_elsewhere.labels(signal).inc(count)
                 self._tell_elsewhere(stream, signal, place)
-        return found
+        return by_place
 
     def _tell_elsewhere(self, stream: str, signal: str, place: str) -> None:
         """Once a stream, for every commit meets the same."""

@@ -87,25 +87,25 @@ class _Poison(ValueError):
 def decode(body: bytes, arrival: Arrival) -> EventBatch:
     """The rows of a body without its Content-Encoding. Never fails: see above."""
     try:
-        found = orjson.loads(body)
+        entries = orjson.loads(body)
     except orjson.JSONDecodeError:
         reason = NOT_JSON if _is_utf8(body) else NOT_UTF8
         return EventBatch(arrival, [_unreadable(body, reason, arrival)], {reason: 1})
-    if not isinstance(found, list):
+    if not isinstance(entries, list):
         return EventBatch(arrival, [_unreadable(body, NOT_AN_ARRAY, arrival)], {NOT_AN_ARRAY: 1})
     events: list[Event] = []
     poison: Counter[str] = Counter()
     is_whole = True
-    for one in found:
+    for entry in entries:
         try:
-            events.append(_event(one, arrival))
+            events.append(_event(entry, arrival))
             continue
         except _Poison as error:
             reason = str(error)
         except Exception:  # a defect of ours must not make Ray repeat the request for ever
             reason = DEFECT
         poison[reason] += 1
-        raw = _raw(one)
+        raw = _raw(entry)
         if raw is None:
             is_whole = False
         else:
@@ -185,9 +185,9 @@ def _payload_name(event: dict[str, Any], kind: str) -> str | None:
     """The member that is the payload: named as the type, or the only object there is."""
     name = _camel(kind.lower())
     objects = [key for key, value in event.items() if isinstance(value, dict) and key not in _HEAD]
-    for one in (name, name + "s"):
-        if one in objects:
-            return one
+    for candidate in (name, name + "s"):
+        if candidate in objects:
+            return candidate
     return objects[0] if len(objects) == 1 else None
 
 
@@ -310,11 +310,11 @@ def _camel_members(value: dict[str, Any], depth: int) -> dict[str, Any]:
     """An object with names as in protobuf's definitions, its names in lowerCamelCase."""
     if depth > MAX_DEPTH:
         raise _Poison(TOO_DEEP)
-    found: dict[str, Any] = {}
+    renamed: dict[str, Any] = {}
     for key, member in value.items():
         name = _camel(key)
-        found[name] = member if name in MAPS else _camel_value(member, depth + 1)
-    return found
+        renamed[name] = member if name in MAPS else _camel_value(member, depth + 1)
+    return renamed
 
 
 def _camel_value(value: Any, depth: int) -> Any:

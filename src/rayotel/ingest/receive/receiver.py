@@ -140,10 +140,10 @@ class Receiver:
         stored again; it is answered like the first one, and when the first one is.
         """
         batch: Batch
-        found = self._decoder.recognised(record)
-        if found is not None:
-            digest, batch = digest_of(record.arrival.stream, record.body), found.batch
-            self._telemetry.inflated_bytes.inc(found.inflated_bytes or len(record.body))
+        recognised = self._decoder.recognised(record)
+        if recognised is not None:
+            digest, batch = digest_of(record.arrival.stream, record.body), recognised.batch
+            self._telemetry.inflated_bytes.inc(recognised.inflated_bytes or len(record.body))
         else:
             if self._threads is None:
                 self._threads = CapacityLimiter(DECODE_THREADS)

@@ -76,7 +76,7 @@ def _columns(
         # the first of one name counts; `-` and `_` are the same in a column's name
         both = [*((name, value.encode()) for name, value in parameters), *labels]
         labels = [(name.replace("-", "_"), value) for name, value in both]
-    found: dict[str, str] = {}
+    columns: dict[str, str] = {}
     for name, raw in labels:
         folded = name.lower()
         if folded.replace("_", "-") in _ROUTING:
@@ -87,7 +87,7 @@ def _columns(
                 f"header 'x-p-{folded[:50]}' has no name or a value of more than"
                 f" {MAX_HEADER_VALUE_BYTES} bytes",
             )
-        found.setdefault(folded, raw.decode("utf-8", "replace"))
-    if len(found) > MAX_HEADER_COLUMNS:
+        columns.setdefault(folded, raw.decode("utf-8", "replace"))
+    if len(columns) > MAX_HEADER_COLUMNS:
         raise NeverAcceptable(400, f"more than {MAX_HEADER_COLUMNS} X-P-* headers")
-    return tuple(sorted(found.items()))
+    return tuple(sorted(columns.items()))

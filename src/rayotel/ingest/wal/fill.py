@@ -55,7 +55,7 @@ class FillLevel:
         )
 
     def _fall(self, level: int, size_bytes: int) -> None:
-        below = next(one for one in LEVELS_PERCENT if one > level)
+        below = next(percent for percent in LEVELS_PERCENT if percent > level)
         self._level = level
         self._ends_below = level - MARGIN_PERCENT
         log_event(

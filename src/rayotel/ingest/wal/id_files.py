@@ -57,11 +57,11 @@ def blocks_of(path: Path) -> Iterator[Block]:
     """The whole blocks of a file, in order. Raises OSError."""
     content, start = path.read_bytes(), 0
     while (start := content.find(MARK, start)) >= 0:
-        found = _block_at(content, start)
-        if found is None:
+        block_and_end = _block_at(content, start)
+        if block_and_end is None:
             start += 1
             continue
-        block, start = found
+        block, start = block_and_end
         yield block
 
 

@@ -65,13 +65,13 @@ class StoredEvents:
         """Read what was stored before `first_segment`. Raises WalError."""
         try:
             self._directory.mkdir(exist_ok=True)
-            found: dict[tuple[int, str], Block] = {}
+            by_place: dict[tuple[int, str], Block] = {}
             old = sorted(self._directory.glob("*.ids"))
             for path in old:
                 for block in id_files.blocks_of(path):
                     if block.segment < first_segment:
-                        found.setdefault((block.segment, block.stream), block)
-            in_order = [block for _, block in sorted(found.items())]
+                        by_place.setdefault((block.segment, block.stream), block)
+            in_order = [block for _, block in sorted(by_place.items())]
             for block in in_order:
                 self._add(block)
             self._rewrite(old, self._newest(in_order))
@@ -93,7 +93,7 @@ class StoredEvents:
         try:
             if is_new:
                 path = self._directory / f"{segment:012d}.ids"
-                self._files = [one for one in self._files if one.path != path]
+                self._files = [file for file in self._files if file.path != path]
                 self._files.append(_File(path, 0))
             self._is_broken = True
             (id_files.replace if is_new else id_files.append)(self._files[-1].path, blocks)
@@ -153,9 +153,9 @@ class StoredEvents:
         after = 0
         for position in range(len(self._files) - 1, -1, -1):
             if after >= 2 * self._max_events:
-                for one in self._files[: position + 1]:
+                for file in self._files[: position + 1]:
                     with contextlib.suppress(OSError):
-                        one.path.unlink(missing_ok=True)
+                        file.path.unlink(missing_ok=True)
                 del self._files[: position + 1]
                 return
             after += self._files[position].keys

@@ -67,7 +67,7 @@ class SeenRequests:
 
     def __contains__(self, digest: bytes) -> bool:
         with self._lock:
-            return any(digest in one.digests for one in self._generations)
+            return any(digest in generation.digests for generation in self._generations)
 
     def add(self, digest: bytes, now_unix: int) -> None:
         """Remember an acknowledged request."""
@@ -85,7 +85,7 @@ class SeenRequests:
 
     def _forget(self, now_unix: int) -> None:
         oldest = now_unix - self._window_seconds - self._generation_seconds
-        kept = [one for one in self._generations if one.start_unix >= oldest]
+        kept = [generation for generation in self._generations if generation.start_unix >= oldest]
         self._generations = kept[-(GENERATIONS + 1) :]
 
     def persist(self, digests: Iterable[bytes], segment: int, now_unix: int) -> None:

@@ -49,7 +49,7 @@ _CRC = struct.Struct("<I")
 _PLACE = struct.Struct("<QQ")
 HEADER_BYTES = _HEADER.size
 FRAME_BYTES = _FRAME.size + _CRC.size
-_ARRIVAL_FIELDS = tuple(one.name for one in fields(Arrival))
+_ARRIVAL_FIELDS = tuple(field.name for field in fields(Arrival))
 _SEGMENT_FILE = re.compile(r"(\d{12})\.wal")
 
 
@@ -90,14 +90,14 @@ def read_segment(content: bytes, number: int) -> Iterator[Record | Damage]:
     if content[:HEADER_BYTES] == _HEADER.pack(MAGIC, number):
         offset = HEADER_BYTES
     while offset < len(content):
-        found = _record_at(content, number, offset)
-        if found is None:
+        record_and_end = _record_at(content, number, offset)
+        if record_and_end is None:
             after = _next_record(content, number, offset + 1)
             end = len(content) if after is None else after
             yield Damage(offset, content[offset:end], tail=after is None)
             offset = end
             continue
-        record, offset = found
+        record, offset = record_and_end
         yield record
 
 

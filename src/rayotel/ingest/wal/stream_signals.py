@@ -65,8 +65,8 @@ class StreamSignals:
     def open(self) -> None:
         """Read the file. Raises WalError where it is damaged."""
         try:
-            found = json.loads(self._path.read_bytes())
-            self._known |= {stream: _parsed(entry) for stream, entry in found.items()}
+            entries = json.loads(self._path.read_bytes())
+            self._known |= {stream: _parsed(entry) for stream, entry in entries.items()}
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -51,7 +51,7 @@ def json_text(value: Any) -> str:
 
 def attributes_json(attributes: Iterable[Any]) -> str | None:
     """A JSON object of KeyValues; None where there are none."""
-    members = {text_of(one.key): _plain(one.value) for one in attributes}
+    members = {text_of(attribute.key): _plain(attribute.value) for attribute in attributes}
     return json_text(members) if members else None
 
 

@@ -37,10 +37,10 @@ class Contexts:
             resource_metrics.resource.SerializeToString(), resource_metrics.schema_url,
             scope_metrics.scope.SerializeToString(), scope_metrics.schema_url,
         )  # fmt: skip
-        found = self._parsed.get(key)
-        if found is None:
-            found = self._parsed[key] = self.new(arrival, resource_metrics, scope_metrics)
-        return found
+        context = self._parsed.get(key)
+        if context is None:
+            context = self._parsed[key] = self.new(arrival, resource_metrics, scope_metrics)
+        return context
 
     def new(self, arrival: Arrival, resource_metrics: Any, scope_metrics: Any) -> Context:
         """A context of its own for a scope."""

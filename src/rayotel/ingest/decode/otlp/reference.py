@@ -119,16 +119,16 @@ class FullDecode:
             attributes = tuple(point.attributes)
             place = places.get(attributes)
             if place is None:
-                one = head.known.get(attributes)
-                if one is None:
+                series = head.known.get(attributes)
+                if series is None:
                     kept, dropped = head.kept(attributes)
                     if max(map(len, kept), default=0) > MAX_ATTRIBUTE_BYTES:
                         reason = f"an attribute is larger than {MAX_ATTRIBUTE_BYTES} bytes"
                         self._rejected[reason] += 1
                         continue
-                    one = head.series(kept, attributes, dropped)
+                    series = head.series(kept, attributes, dropped)
                 place = places[attributes] = len(self._series)
-                self._series.append(one)
+                self._series.append(series)
             if head.dropped:
                 self.dropped.update(head.dropped.get(attributes, ()))
             columns.series.append(place)
@@ -242,8 +242,10 @@ def _summary(columns: Lists) -> Append:
         columns["data_point_count"].append(point.count if recorded else None)
         columns["data_point_sum"].append(point.sum if recorded else None)
         pairs = point.quantile_values
-        columns["data_point_quantile_values_quantile"].append([one.quantile for one in pairs])
-        columns["data_point_quantile_values_value"].append([one.value for one in pairs])
+        columns["data_point_quantile_values_quantile"].append(
+            [quantile.quantile for quantile in pairs]
+        )
+        columns["data_point_quantile_values_value"].append([quantile.value for quantile in pairs])
 
     return append
 
@@ -261,14 +263,16 @@ def _exemplars(exemplars: Sequence[Any]) -> list[dict[str, object]] | None:
         return None
     return [
         {
-            "time_unix_nano": one.time_unix_nano if 0 < one.time_unix_nano <= _MAX_COUNT else None,
-            "value": one.as_double
-            if one.HasField("as_double")
-            else (float(one.as_int) if one.HasField("as_int") else None),
-            "value_int": one.as_int if one.HasField("as_int") else None,
-            "trace_id": one.trace_id.hex() or None,
-            "span_id": one.span_id.hex() or None,
-            "filtered_attributes": attributes_json(one.filtered_attributes),
+            "time_unix_nano": exemplar.time_unix_nano
+            if 0 < exemplar.time_unix_nano <= _MAX_COUNT
+            else None,
+            "value": exemplar.as_double
+            if exemplar.HasField("as_double")
+            else (float(exemplar.as_int) if exemplar.HasField("as_int") else None),
+            "value_int": exemplar.as_int if exemplar.HasField("as_int") else None,
+            "trace_id": exemplar.trace_id.hex() or None,
+            "span_id": exemplar.span_id.hex() or None,
+            "filtered_attributes": attributes_json(exemplar.filtered_attributes),
         }
-        for one in exemplars
+        for exemplar in exemplars
     ]

@@ -69,9 +69,9 @@ class Labels:
         """The label of a serialized KeyValue; None where it has no value."""
         if attribute in self._known:
             return self._known[attribute]
-        one = messages.parse_key_value(attribute)
-        text = attribute_text(one.value)
-        label = None if text is None else Label(label_column("metric_", text_of(one.key)), text)
+        parsed = messages.parse_key_value(attribute)
+        text = attribute_text(parsed.value)
+        label = None if text is None else Label(label_column("metric_", text_of(parsed.key)), text)
         self._known[attribute] = label
         # serialized, as text and framed, in up to four bytes a character
         self._account.size_bytes += LABEL_BYTES + 6 * len(attribute)
@@ -109,11 +109,11 @@ class Labels:
 
 def _decision(attribute: bytes, drops: NameDrops) -> Drop | bool:
     """What drops a serialized KeyValue; True: it is kept, False: it goes, but is no label."""
-    one = messages.parse_key_value(attribute)
-    drop = drops.of(text_of(one.key))
+    parsed = messages.parse_key_value(attribute)
+    drop = drops.of(text_of(parsed.key))
     if drop is None:
         return True
-    return drop if one.value.WhichOneof("value") is not None else False
+    return drop if parsed.value.WhichOneof("value") is not None else False
 
 
 class Head:
@@ -176,56 +176,56 @@ class Head:
         """
         if self._drops is None:
             return self._made(kept, key)
-        one = self.known.get(kept)
-        if one is None:
-            one = self._remembered(kept, self._made(kept, kept), self._outer_dropped)
-        return self._remembered(key, one, dropped)
+        series = self.known.get(kept)
+        if series is None:
+            series = self._remembered(kept, self._made(kept, kept), self._outer_dropped)
+        return self._remembered(key, series, dropped)
 
     def _remembered(
-        self, key: bytes | Attributes, one: Series, dropped: tuple[Drop, ...]
+        self, key: bytes | Attributes, series: Series, dropped: tuple[Drop, ...]
     ) -> Series:
         # in this order: another thread that knows the key must see what was dropped
         if dropped:
             self.dropped[key] = dropped
-        self.known[key] = one
+        self.known[key] = series
         size = len(key) if isinstance(key, bytes) else sum(map(len, key))
         self._account.size_bytes += KEY_BYTES + size
-        return one
+        return series
 
     def _made(self, attributes: Attributes, key: bytes | Attributes) -> Series:
         labels = self._labels
-        found = [*self._outer]
+        all_labels = [*self._outer]
         for raw in attributes:
             label = labels.of(raw)
             if label is not None:
-                found.append(label)
-        order = labels.order(tuple([label.pair[0] for label in found]))
+                all_labels.append(label)
+        order = labels.order(tuple([label.pair[0] for label in all_labels]))
         spare: list[tuple[str, str]] = []
         if order is not None:
-            found = [found[place] for place in order]
-            pairs = tuple([label.pair for label in found])
+            all_labels = [all_labels[place] for place in order]
+            pairs = tuple([label.pair for label in all_labels])
         else:
-            pairs = _sorted_out(found, spare)
+            pairs = _sorted_out(all_labels, spare)
         # first 64 bits of BLAKE2b over stream, metric, scope and labels, each length-prefixed
-        framed = self._framed + b"".join([label.framed for label in found])
+        framed = self._framed + b"".join([label.framed for label in all_labels])
         digest = hashlib.blake2b(framed, digest_size=8).digest()
         identity = int.from_bytes(digest, "little", signed=True)
-        one = self.known[key] = Series(identity, self.fixed, pairs, tuple(spare))
+        made = self.known[key] = Series(identity, self.fixed, pairs, tuple(spare))
         self._account.size_bytes += SERIES_BYTES + sum(map(len, attributes))
-        return one
+        return made
 
 
-def _sorted_out(found: list[Label], spare: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+def _sorted_out(labels: list[Label], spare: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """The labels that get a column, and the others into `spare`, where names are alike."""
     # ASCII order decides among names that differ only in case; sort is stable for the rest
-    found.sort(key=_column)
+    labels.sort(key=_column)
     first: dict[str, Label] = {}
-    for label in found:
+    for label in labels:
         if label.folded in first:
             spare.append(label.pair)
         else:
             first[label.folded] = label
-    found.sort(key=_pair)
+    labels.sort(key=_pair)
     return tuple(label.pair for label in first.values())
 
 
@@ -290,18 +290,18 @@ class Context:
             **self._fixed,
         }
         key = tuple(fixed.values())
-        found = self.heads.get(key)
-        if found is None:
-            found = Head(data, fixed, self, self._labels, self._account)
-            self.heads[key] = found
-        return found
+        head = self.heads.get(key)
+        if head is None:
+            head = Head(data, fixed, self, self._labels, self._account)
+            self.heads[key] = head
+        return head
 
 
 def _outer_labels(prefix: str, attributes: Iterable[Any]) -> list[tuple[str, Label]]:
     return [
-        (text_of(one.key), Label(label_column(prefix, text_of(one.key)), text))
-        for one in attributes
-        if (text := attribute_text(one.value)) is not None
+        (text_of(attribute.key), Label(label_column(prefix, text_of(attribute.key)), text))
+        for attribute in attributes
+        if (text := attribute_text(attribute.value)) is not None
     ]
 
 
@@ -309,12 +309,12 @@ def _about_resource(resource_metrics: Any) -> Mapping[str, str | int | None]:
     resource = resource_metrics.resource
     references = [
         {
-            "type": text_of(one.type),
-            "schema_url": text_of(one.schema_url),
-            "id_keys": [text_of(key) for key in one.id_keys],
-            "description_keys": [text_of(key) for key in one.description_keys],
+            "type": text_of(reference.type),
+            "schema_url": text_of(reference.schema_url),
+            "id_keys": [text_of(key) for key in reference.id_keys],
+            "description_keys": [text_of(key) for key in reference.description_keys],
         }
-        for one in resource.entity_refs
+        for reference in resource.entity_refs
     ]
     return {
         "resource_schema_url": text_of(resource_metrics.schema_url) or None,

@@ -163,7 +163,7 @@ class Form:
     size_bytes: int
     places: Int64s
     tags: npt.NDArray[np.uint8]
-    one: Layout
+    pattern: Layout
     is_place: npt.NDArray[np.bool_]
     numbers: Int64s
     bounds: tuple[int, int]
@@ -178,14 +178,14 @@ class Form:
     def layout(self, raw: bytes, starts: Int64s) -> tuple[Layout, Int64s]:
         """The layout of points that have this form, and the places of all their numbers."""
         column = starts[:, None]
-        rows = self.one.rows + column * self.is_place
+        rows = self.pattern.rows + column * self.is_place
         first, after = self.bounds
-        buckets, bounds = self.one.buckets, self.one.bounds
+        buckets, bounds = self.pattern.buckets, self.pattern.bounds
         if len(buckets):
             buckets = (buckets + column).astype(np.int32).ravel()
         if first < after:
-            found = b"".join([raw[start + first : start + after] for start in starts.tolist()])
-            bounds = np.frombuffer(found, "<f8")
+            raw_bounds = b"".join([raw[start + first : start + after] for start in starts.tolist()])
+            bounds = np.frombuffer(raw_bounds, "<f8")
         return Layout(rows.astype(np.int32), buckets, bounds), (column + self.numbers).ravel()
 
 
@@ -211,26 +211,26 @@ def form_of(raw: bytes, point: PointOutline, place: tuple[int, int], data: int) 
         (0, 0),
         0,
     )
-    one = layout_of(raw[start:end], [moved], data)
-    is_place = np.zeros_like(one.rows, np.bool_)
-    is_place[:, : one.at.shape[1]] = one.at >= 0
-    numbers = one.places().astype(np.int64)
-    return Form(size, places, tags, one, is_place, numbers, moved.packed.get(0x3A, (0, 0)))
+    layout = layout_of(raw[start:end], [moved], data)
+    is_place = np.zeros_like(layout.rows, np.bool_)
+    is_place[:, : layout.at.shape[1]] = layout.at >= 0
+    numbers = layout.places().astype(np.int64)
+    return Form(size, places, tags, layout, is_place, numbers, moved.packed.get(0x3A, (0, 0)))
 
 
 def joined(layouts: Sequence[Layout], starts: Sequence[int]) -> Layout:
     """Layouts of one kind of metric, each moved to where its metric starts, as one."""
     base = np.array(starts, np.int32)
-    rows = np.concatenate([one.rows for one in layouts])
+    rows = np.concatenate([layout.rows for layout in layouts])
     at = rows[:, : _places_in(rows)]
     absent = at < 0
-    at += base.repeat(np.array([len(one.rows) for one in layouts]))[:, None]
+    at += base.repeat(np.array([len(layout.rows) for layout in layouts]))[:, None]
     at[absent] = -1
     if at.shape[1] == _NUMBER_PLACES:
         return Layout(rows, layouts[0].buckets, layouts[0].bounds)
-    buckets = np.concatenate([one.buckets for one in layouts])
-    buckets += base.repeat(np.array([len(one.buckets) for one in layouts]))
-    return Layout(rows, buckets, np.concatenate([one.bounds for one in layouts]))
+    buckets = np.concatenate([layout.buckets for layout in layouts])
+    buckets += base.repeat(np.array([len(layout.buckets) for layout in layouts]))
+    return Layout(rows, buckets, np.concatenate([layout.bounds for layout in layouts]))
 
 
 class Plan:
@@ -243,10 +243,10 @@ class Plan:
     __slots__ = ("_buckets", "_index", "_number", "_start", "_times", "size_bytes")
 
     def __init__(self, numbers: Layout | None, histograms: Layout | None) -> None:
-        layouts = [one for one in (numbers, histograms) if one is not None]
+        layouts = [layout for layout in (numbers, histograms) if layout is not None]
         gather = _Gather()
-        self._times = gather.field(np.concatenate([one.at[:, 0] for one in layouts]))
-        self._start = gather.field(np.concatenate([one.at[:, 1] for one in layouts]))
+        self._times = gather.field(np.concatenate([layout.at[:, 0] for layout in layouts]))
+        self._start = gather.field(np.concatenate([layout.at[:, 1] for layout in layouts]))
         self._number = None if numbers is None else _Numbers(numbers, gather)
         self._buckets = None
         if histograms is not None:
@@ -255,23 +255,23 @@ class Plan:
         points = sum(map(len, layouts))
         self.size_bytes = (
             2 * self._index.nbytes + 40 * points + 3000
-            + sum(one.size_bytes for one in layouts)
+            + sum(layout.size_bytes for layout in layouts)
         )  # fmt: skip
 
     def read(self, words: Words, earliest: int, latest: int) -> list[Points]:
         """The points of a request that has this layout. Raises Unjudged."""
-        found = words[self._index]
-        times = self._times.of(found)
+        gathered = words[self._index]
+        times = self._times.of(gathered)
         if times.min() < earliest or times.max() > latest:
             raise Unjudged
         time, start = times.view(np.int64), None
         if self._start.is_there:
-            starts = self._start.or_zeros(found)
+            starts = self._start.or_zeros(gathered)
             if starts.max() > _MAX_START:
                 raise Unjudged
             start = starts.view(np.int64)
         kinds = (self._number, self._buckets)
-        return [kind.read(found, time, start) for kind in kinds if kind is not None]
+        return [kind.read(gathered, time, start) for kind in kinds if kind is not None]
 
 
 class _Gather:
@@ -315,13 +315,13 @@ class _Field:
         self.is_there = is_there
         self._start, self._end = start, start + count
 
-    def of(self, found: Words) -> Words:
+    def of(self, gathered: Words) -> Words:
         """The field's words."""
-        return found[self._start : self._end]
+        return gathered[self._start : self._end]
 
-    def or_zeros(self, found: Words) -> Words:
+    def or_zeros(self, gathered: Words) -> Words:
         """The same with 0 where the field is absent."""
-        words = self.of(found)
+        words = self.of(gathered)
         return words if self.absent is None else np.where(self.absent, np.uint64(0), words)
 
 
@@ -339,20 +339,20 @@ class _Numbers:
             self._are_integers = layout.forms == INTEGER
             self._has_no_value = layout.forms == NO_VALUE
 
-    def read(self, found: Words, time: Int64s, start: Int64s | None) -> Points:
+    def read(self, gathered: Words, time: Int64s, start: Int64s | None) -> Points:
         """The points of a request."""
         count = len(self._series)
         own_start = None if start is None else start[:count]
         return Points(
-            "number", self._series, time[:count], own_start, self._flags, self._values(found)
+            "number", self._series, time[:count], own_start, self._flags, self._values(gathered)
         )
 
-    def _values(self, found: Words) -> dict[str, Column]:
+    def _values(self, gathered: Words) -> dict[str, Column]:
         if self._is_plain:
-            return {"data_point_value": self._value.of(found).view(np.float64)}
+            return {"data_point_value": self._value.of(gathered).view(np.float64)}
         if not self._value.is_there:
             return {}
-        raw = self._value.of(found)
+        raw = self._value.of(gathered)
         integers = raw.view(np.int64)
         values = np.where(self._are_integers, integers.astype(np.float64), raw.view(np.float64))
         columns: dict[str, Column] = {"data_point_value": pa.array(values, mask=self._has_no_value)}
@@ -393,18 +393,18 @@ class _Histograms:
         unrecorded = (layout.flags & _NO_RECORDED_VALUE).astype(bool)
         self._unrecorded = unrecorded if unrecorded.any() else None
 
-    def read(self, found: Words, time: Int64s, start: Int64s | None) -> Points:
+    def read(self, gathered: Words, time: Int64s, start: Int64s | None) -> Points:
         """The points of a request. Raises Unjudged."""
         first = self._first_point
         own_start = None if start is None else start[first:]
-        columns = self._values(found)
+        columns = self._values(gathered)
         return Points("histogram", self._series, time[first:], own_start, self._flags, columns)
 
-    def _values(self, found: Words) -> dict[str, Column]:
-        buckets = self._buckets.of(found) if self._buckets.is_there else np.zeros(0, np.uint64)
+    def _values(self, gathered: Words) -> dict[str, Column]:
+        buckets = self._buckets.of(gathered) if self._buckets.is_there else np.zeros(0, np.uint64)
         count = np.zeros(len(self._series), np.uint64)
         if self._count.is_there:
-            count = self._count.or_zeros(found)
+            count = self._count.or_zeros(gathered)
         if count.max() >= _COUNT_LIMIT or (len(buckets) and buckets.max() >= _COUNT_LIMIT):
             raise Unjudged
         counts, repaired = self._repaired(buckets.view(np.int64), count.view(np.int64))
@@ -416,7 +416,7 @@ class _Histograms:
         }
         for name, field in self._measures:
             if field.is_there:
-                value = field.of(found).view(np.float64)
+                value = field.of(gathered).view(np.float64)
                 columns[f"data_point_{name}"] = _masked(value, field.absent)
         return columns
 

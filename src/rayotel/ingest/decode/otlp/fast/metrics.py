@@ -80,11 +80,11 @@ class Known:
     def scope(self, arrival: Arrival, scope: ScopeOutline) -> tuple[Context, MetricTemplates]:
         """The context of a scope that was walked, and the templates of its metrics."""
         key = (arrival.stream, arrival.header_columns, *scope.key)
-        found = self._scopes.get(key)
-        if found is None:
+        known_scope = self._scopes.get(key)
+        if known_scope is None:
             context = self.contexts.new(arrival, *messages.parse_around(*scope.key))
-            found = self._scopes[key] = (context, MetricTemplates(self.account))
-        return found
+            known_scope = self._scopes[key] = (context, MetricTemplates(self.account))
+        return known_scope
 
 
 def decode(body: bytes, arrival: Arrival, memory: Memory) -> MetricBatch:
@@ -157,13 +157,15 @@ def _learned(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
     batch = _read(plan, all_of, dropped, body, arrival)
     if not irregular:
         # at first sight: a quiet sender must not come here again, where its metrics are remembered
-        template = BodyTemplate(bytes(fixed), _numbers(metrics), plan, all_of, dropped)
-        known.bodies.add(_sender(arrival), template)
+        body_template = BodyTemplate(bytes(fixed), _numbers(metrics), plan, all_of, dropped)
+        known.bodies.add(_sender(arrival), body_template)
     chunks, series, rejected = batch.chunks, batch.series, Counter[str]()
     if irregular:
         all_series = list(series)
         full = FullDecode(arrival.received_unix_nano, all_series, rejected)
-        templated = {one.head.content for one in metrics.templates if one is not None}
+        templated = {
+            template.head.content for template in metrics.templates if template is not None
+        }
         for position in irregular:
             start, end = metrics.places[position]
             metric = messages.parse_metric(body[start:end])
@@ -196,24 +198,24 @@ def _whole(body: bytes, metrics: _Metrics) -> tuple[bytearray, list[int]]:
     for position in unknown:
         start, end = places[position]
         raw = body[start:end]
-        found = templates[position] = _template_of(raw, metrics, position)
-        fixed[start:end] = raw if found is None else found.fixed
+        template = templates[position] = _template_of(raw, metrics, position)
+        fixed[start:end] = raw if template is None else template.fixed
     irregular = [position for position in unknown if templates[position] is None]
     return fixed, irregular
 
 
 def _numbers(metrics: _Metrics) -> Int64s:
     """The places of the numbers, if the metrics equal their templates."""
-    found = [
+    placed = [
         (start, template.places)
         for (start, _), template in zip(metrics.places, metrics.templates, strict=True)
         if template is not None
     ]
-    if not found:
+    if not placed:
         return np.zeros(0, np.int64)
-    places = np.concatenate([one for _, one in found])
-    starts = np.array([start for start, _ in found])
-    places += starts.repeat([len(one) for _, one in found])
+    places = np.concatenate([numbers for _, numbers in placed])
+    starts = np.array([start for start, _ in placed])
+    places += starts.repeat([len(numbers) for _, numbers in placed])
     return places
 
 

@@ -91,12 +91,12 @@ def metric_template(raw: bytes, context: Context) -> MetricTemplate:
         return _dropped_metric(raw, outline, head, head.dropped_by)
     data = points_data(outline.data)
     try:
-        found = _alike(raw, outline.points, data, head) or _one_by_one(
+        content = _alike(raw, outline.points, data, head) or _one_by_one(
             raw, outline.points, data, head
         )
     except IndexError:
         raise Irregular from None
-    layout, places, series, dropped = found
+    layout, places, series, dropped = content
     fixed = bytes(blanked(raw, places))
     kind = kind_of(outline.data)
     return MetricTemplate(fixed, places, kind, layout, tuple(series), head, dropped)
@@ -146,13 +146,13 @@ def _alike(raw: bytes, points: Sequence[tuple[int, int]], data: int, head: Head)
     size, known, series = form.size_bytes, head.known, []
     for start, end in points:
         # what stands behind the form is a key only where it was walked, and is attributes alone
-        one = known.get(raw[start + size : end])
-        if one is None:
+        point_series = known.get(raw[start + size : end])
+        if point_series is None:
             try:
-                one = _series(raw, (start + size, end), data, head)
+                point_series = _series(raw, (start + size, end), data, head)
             except Irregular:
                 return None
-        series.append(one)
+        series.append(point_series)
     layout, places = form.layout(raw, starts)
     dropped = _dropped(head, (raw[start + size : end] for start, end in points))
     return layout, places, series, dropped
@@ -162,8 +162,8 @@ def _one_by_one(raw: bytes, points: Sequence[tuple[int, int]], data: int, head: 
     """The same for points of several forms that the walk understood."""
     outlines = [point_outline(raw, start, end, data) for start, end in points]
     layout = layout_of(raw, outlines, data)
-    series = [_series(raw, one.attributes, data, head) for one in outlines]
-    dropped = _dropped(head, (raw[slice(*one.attributes)] for one in outlines))
+    series = [_series(raw, outline.attributes, data, head) for outline in outlines]
+    dropped = _dropped(head, (raw[slice(*outline.attributes)] for outline in outlines))
     return layout, layout.places().astype(np.int64), series, dropped
 
 
@@ -176,14 +176,14 @@ def _dropped(head: Head, keys: Iterable[bytes]) -> Mapping[Drop, int]:
 
 def _series(raw: bytes, attributes: tuple[int, int], data: int, head: Head) -> Series:
     key = raw[attributes[0] : attributes[1]]
-    one = head.known.get(key)
-    if one is None:
-        found = attributes_of(raw, *attributes, data)
-        kept, dropped = head.kept(found)
+    series = head.known.get(key)
+    if series is None:
+        attributes_sent = attributes_of(raw, *attributes, data)
+        kept, dropped = head.kept(attributes_sent)
         if max(map(len, kept), default=0) > MAX_ATTRIBUTE_BYTES:
             raise Irregular
-        one = head.series(kept, key, dropped)
-    return one
+        series = head.series(kept, key, dropped)
+    return series
 
 
 class MetricTemplates:
@@ -273,12 +273,12 @@ class BodyTemplates:
         for shape in tuple(self._shapes.get((sender, len(body)), ())):
             blank = blanked(body, shape.places)
             checksum = isal_zlib.crc32(blank)
-            found = shape.templates.get(checksum)
-            if found is not None and found.fixed == blank:
+            template = shape.templates.get(checksum)
+            if template is not None and template.fixed == blank:
                 with self._lock:
                     if (shape, checksum) in self._used:
                         self._used.move_to_end((shape, checksum))
-                return found
+                return template
         return None
 
     def add(self, sender: Sender, template: BodyTemplate) -> None:
@@ -299,18 +299,18 @@ class BodyTemplates:
     def _shape(self, sender: Sender, template: BodyTemplate) -> _Shape:
         key = (sender, len(template.fixed))
         shapes = self._shapes.setdefault(key, [])
-        for one in shapes:
-            if np.array_equal(one.places, template.places):
-                return one
+        for shape in shapes:
+            if np.array_equal(shape.places, template.places):
+                return shape
         if len(shapes) >= _MAX_ALIKE:
             oldest = shapes[-1]
             for checksum in tuple(oldest.templates):
                 self._forget(oldest, checksum, keep_shape=True)
             self._drop(oldest)
-        found = _Shape(key, template.places)
-        self._shapes[key] = [found, *self._shapes.get(key, ())]
+        added = _Shape(key, template.places)
+        self._shapes[key] = [added, *self._shapes.get(key, ())]
         self.size_bytes += template.places.nbytes
-        return found
+        return added
 
     def _forget(self, shape: _Shape, checksum: int, *, keep_shape: bool = False) -> None:
         del self._used[shape, checksum]

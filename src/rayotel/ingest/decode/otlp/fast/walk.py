@@ -76,7 +76,7 @@ def _field(raw: bytes, position: int, end: int) -> tuple[int, int, int]:
 
 def scopes_of(body: bytes) -> list[ScopeOutline]:
     """The scopes of a request in order. Raises Irregular."""
-    found: list[ScopeOutline] = []
+    outlines: list[ScopeOutline] = []
     position = members = 0
     try:
         while position < len(body):
@@ -91,10 +91,10 @@ def scopes_of(body: bytes) -> list[ScopeOutline]:
                 members += 1 + len(metrics)
                 if members > _MAX_MEMBERS:
                     raise Irregular
-                found.append(ScopeOutline((resource, url, scope, scope_url), metrics))
+                outlines.append(ScopeOutline((resource, url, scope, scope_url), metrics))
     except IndexError:
         raise Irregular from None
-    return found
+    return outlines
 
 
 def _around(raw: bytes, position: int, end: int) -> tuple[bytes, list[tuple[int, int]], bytes]:
@@ -220,7 +220,7 @@ def attributes_of(raw: bytes, position: int, end: int, data: int) -> tuple[bytes
     Raises Irregular or IndexError where there is.
     """
     attribute = _ATTRIBUTES[data]
-    found = []
+    attributes = []
     while position < end:
         if raw[position] != attribute:
             raise Irregular
@@ -229,8 +229,8 @@ def attributes_of(raw: bytes, position: int, end: int, data: int) -> tuple[bytes
             position += 2
         else:
             size, position = length_at(raw, position + 1)
-        found.append(raw[position : position + size])
+        attributes.append(raw[position : position + size])
         position += size
     if position > end:
         raise Irregular
-    return tuple(found)
+    return tuple(attributes)
