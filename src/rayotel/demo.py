@@ -95,7 +95,7 @@ _ACTS: tuple[tuple[str, str, str], ...] = (
 
 def request_count() -> int:
     """How many requests the larger part of the demo posts."""
-    return max(len(one.requests) for one in _recordings())
+    return max(len(recording.requests) for recording in _recordings())
 
 
 def _recordings() -> list[Recording]:
@@ -110,7 +110,7 @@ def run(progress: Callable[[int], None]) -> Iterator[str]:
         # what was recorded together is moved together
         shift = replay.shift_to_now(recordings[-1])
         with _server(Path(directory)) as url:
-            posted = [_post(one, url, shift, progress) for one in recordings]
+            posted = [_post(recording, url, shift, progress) for recording in recordings]
         yield (
             f"{posted[0]} requests of Fluent Bit and {posted[1]} of Ray replayed and stored as"
             f" Parquet in {time.monotonic() - started:.1f} s."

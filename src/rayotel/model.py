@@ -112,7 +112,7 @@ class Points:
     def memory_bytes(self) -> int:
         """Memory of the columns."""
         arrays = (self.series, self.time, self.start, self.flags, *self.values.values())
-        return sum(one.nbytes + COLUMN_BYTES for one in arrays if one is not None)
+        return sum(array.nbytes + COLUMN_BYTES for array in arrays if array is not None)
 
 
 class Drop(NamedTuple):
@@ -246,7 +246,7 @@ class EventBatch:
     @property
     def memory_bytes(self) -> int:
         """An upper estimate of the memory this batch holds, for bounds."""
-        return BATCH_BYTES + sum(one.memory_bytes for one in self.events)
+        return BATCH_BYTES + sum(event.memory_bytes for event in self.events)
 
 
 Batch: TypeAlias = MetricBatch | EventBatch

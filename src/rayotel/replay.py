@@ -116,9 +116,9 @@ class Recording:
     def last_event_unix_nano(self) -> int:
         """The latest time in the last metrics request, else in the last one of events; 0: none."""
         for path, latest in _LATEST.items():
-            for one in reversed(self.requests):
-                if one.path == path:
-                    return latest(one.plain_body())
+            for request in reversed(self.requests):
+                if request.path == path:
+                    return latest(request.plain_body())
         return 0
 
 

@@ -268,13 +268,13 @@ _Address = tuple[socket.AddressFamily, socket.SocketKind, int, tuple[object, ...
 def _address(settings: Settings) -> _Address:
     """Where to listen. Raises UsageError where that is nowhere, or open to the world."""
     try:
-        found = socket.getaddrinfo(
+        candidates = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError):
         raise UsageError("setting 'host' is not an address of this machine") from None
-    _refuse_open_door(settings, [str(one[4][0]) for one in found])
-    family, kind, protocol, _, address = found[0]
+    _refuse_open_door(settings, [str(candidate[4][0]) for candidate in candidates])
+    family, kind, protocol, _, address = candidates[0]
     return family, kind, protocol, address
 
 
@@ -298,7 +298,9 @@ def _listen(settings: Settings, at: _Address) -> socket.socket:
 def _refuse_open_door(settings: Settings, addresses: list[str]) -> None:
     if settings.has_credentials or settings.insecure:
         return
-    if not all(ipaddress.ip_address(one.partition("%")[0]).is_loopback for one in addresses):
+    if not all(
+        ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses
+    ):
         raise UsageError(
             f"will not listen on '{settings.host}' without credentials: anybody could write",
             hint="set RAYOTEL_USERNAME and RAYOTEL_PASSWORD, or give --insecure",

@@ -87,10 +87,10 @@ def queries(name: str | None) -> None:
     if name is not None:
         click.echo(questions.find(name).sql, nl=False)
         return
-    found = questions.all_queries()
-    width = max(len(one.name) for one in found)
-    for one in found:
-        click.echo(f"{one.name.ljust(width)}  {one.question}")
+    listed = questions.all_queries()
+    width = max(len(shipped.name) for shipped in listed)
+    for shipped in listed:
+        click.echo(f"{shipped.name.ljust(width)}  {shipped.question}")
     say("ask one with: rayotel query --name NAME --since 1h")
 
 
@@ -103,10 +103,10 @@ def views(name: str | None) -> None:
     if name is not None:
         click.echo(definitions.explained(definitions.find(name)))
         return
-    found = definitions.all_definitions().values()
-    width = max(len(one.name) for one in found)
-    for one in found:
-        click.echo(f"{one.name.ljust(width)}  {one.about}")
+    listed = definitions.all_definitions().values()
+    width = max(len(definition.name) for definition in listed)
+    for definition in listed:
+        click.echo(f"{definition.name.ljust(width)}  {definition.about}")
     say("explain one with: rayotel views NAME")
 
 
@@ -138,8 +138,8 @@ def streams(
     range_ = asked_range(since, from_, to)
     if schema and name is not None:
         names = ("column", "type", "holds")
-        found = streams.columns(there, name, range_)
-        table = pa.table([list(column) for column in zip(*found, strict=True)], names=names)
+        columns = streams.columns(there, name, range_)
+        table = pa.table([list(column) for column in zip(*columns, strict=True)], names=names)
     else:
         with progress_bar("reading footers", 1) as progress:
             listed = streams.streams(there, range_, only=name, progress=progress)
@@ -197,26 +197,26 @@ def metrics(
 
 
 def _pairs(params: tuple[str, ...]) -> dict[str, str]:
-    found = {}
+    values = {}
     for param in params:
         name, equals, value = param.partition("=")
         if not equals or not name:
             raise UsageError(f"'{param[:40]}' is not NAME=VALUE")
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
 def _question(
     sql: str | None, file: str | None, name: str | None, params: Mapping[str, str]
 ) -> tuple[str, Mapping[str, str]]:
     """The SQL and its parameters, from the one source that was given."""
-    if sum(one is not None for one in (sql, file, name)) > 1:
+    if sum(source is not None for source in (sql, file, name)) > 1:
         raise UsageError("give SQL, --file or --name, not several of them")
     if name is not None:
         from rayotel.query.ray import questions
 
-        found = questions.find(name)
-        return found.sql, found.bind(params)
+        chosen = questions.find(name)
+        return chosen.sql, chosen.bind(params)
     if file is not None:
         try:
             return Path(file).read_text("utf-8"), params

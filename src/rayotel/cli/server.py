@@ -25,7 +25,9 @@ def _settings_epilog() -> str:
         "\b",
         "Settings: RAYOTEL_<NAME> in the environment, or NAME in rayotel.toml:",
     ]
-    for section, members in itertools.groupby(config.descriptions(), lambda one: one.section):
+    for section, members in itertools.groupby(
+        config.descriptions(), lambda setting: setting.section
+    ):
         lines += ["", "\b", f"{section}:"]
         for name, default, description, _ in members:
             lines += [f"  {name} (default {default})", f"      {description}"]

@@ -33,16 +33,16 @@ def load(flags: Mapping[str, Any] | None = None) -> Settings:
 
 def _from_others() -> dict[str, Any]:
     """Defaults that come from what other programs are told."""
-    found = {"s3_region": os.environ.get("AWS_REGION", "")}
+    values = {"s3_region": os.environ.get("AWS_REGION", "")}
     if caches := os.environ.get("XDG_CACHE_HOME"):
-        found["cache_dir"] = str(Path(caches) / "rayotel")
-    return found
+        values["cache_dir"] = str(Path(caches) / "rayotel")
+    return values
 
 
 def _from_environment() -> dict[str, Any]:
-    found = {name: os.environ.get(f"RAYOTEL_{name.upper()}") for name in _ABOUT}
+    given = {name: os.environ.get(f"RAYOTEL_{name.upper()}") for name in _ABOUT}
     # an empty variable means "not set": compose files pass on what the user left out that way
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in given.items() if value}
 
 
 def _from_file() -> dict[str, Any]:

@@ -190,29 +190,29 @@ def policy(setting: str, text: str) -> Policy:
 
     Days are of 24 hours; sizes are of the parts on storage, in powers of 1000.
     """
-    found: dict[str, float] = {}
+    limits: dict[str, float] = {}
     for term in text.split():
         match = _TERM.fullmatch(term)
         kind = "days" if term.endswith("d") else "bytes"
-        if match is None or float(match["number"]) <= 0 or kind in found:
+        if match is None or float(match["number"]) <= 0 or kind in limits:
             raise UsageError(
                 f"setting '{setting}' is not an age, a size or both",
                 hint="write for example 30d, 500GB or '90d 1TB'",
             )
-        found[kind] = float(match["number"]) * _BYTES.get(match["unit"], 1)
-    size = found.get("bytes")
-    return Policy(found.get("days"), None if size is None else int(size))
+        limits[kind] = float(match["number"]) * _BYTES.get(match["unit"], 1)
+    size = limits.get("bytes")
+    return Policy(limits.get("days"), None if size is None else int(size))
 
 
 def policies(setting: str, text: str) -> Mapping[str, Policy]:
     """The policies of single streams: `raylogs: 7d; raytraces: 3d 50GB`."""
-    found: dict[str, Policy] = {}
+    by_stream: dict[str, Policy] = {}
     for number, entry in enumerate(filter(None, map(str.strip, text.split(";"))), 1):
         name, colon, words = entry.partition(":")
-        if not colon or not is_stream_name(name.strip()) or name.strip() in found:
+        if not colon or not is_stream_name(name.strip()) or name.strip() in by_stream:
             raise UsageError(
                 f"setting '{setting}': entry {number} is not STREAM: POLICY of another stream",
                 hint="write for example 'raylogs: 7d; raytraces: 3d 50GB'",
             )
-        found[name.strip()] = policy(setting, words)
-    return found
+        by_stream[name.strip()] = policy(setting, words)
+    return by_stream

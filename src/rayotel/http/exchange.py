@@ -51,8 +51,8 @@ class Exchange:
         """The first header of this name, which is in lower case."""
         if self._first is None:
             self._first = dict(reversed(self.scope["headers"]))
-        found = self._first.get(name)
-        return default if found is None else found.decode("latin-1")
+        value = self._first.get(name)
+        return default if value is None else value.decode("latin-1")
 
     def headers_from(self, start: bytes) -> Iterator[tuple[str, bytes]]:
         """Headers whose name begins so, without that beginning, in order."""

@@ -54,30 +54,30 @@ class Front:
             return
         started = time.monotonic()
         path = scope["path"]
-        found = routes.find(scope["method"], path)
-        exchange = Exchange(scope, receive, found.token if found else "")
+        matched = routes.find(scope["method"], path)
+        exchange = Exchange(scope, receive, matched.token if matched else "")
         try:
-            self._admit(exchange, found)
-            if found is None:
+            self._admit(exchange, matched)
+            if matched is None:
                 raise _no_route(path)
-            handler = self._handlers.get(found.route)
+            handler = self._handlers.get(matched.route)
             if handler is None:
                 status = await self._by_framework(exchange, send)
-                self._telemetry.answered(found.route.label, status, time.monotonic() - started)
+                self._telemetry.answered(matched.route.label, status, time.monotonic() - started)
                 return
             answer = await handler(exchange)
         except RequestRefused as error:
             answer = refusal(error, exchange.content_type)
         await exchange.drain()
-        label = found.route.label if found else _OTHER
+        label = matched.route.label if matched else _OTHER
         self._telemetry.answered(label, answer.status, time.monotonic() - started)
         await answer.send(send)
 
-    def _admit(self, exchange: Exchange, found: Found | None) -> None:
+    def _admit(self, exchange: Exchange, matched: Found | None) -> None:
         """Raises TryLater where connections are too many, RequestRefused without credentials."""
         if self._open_connections() > self._max_connections:
             raise TryLater(503, "too many connections", RETRY_AFTER_SECONDS)
-        is_free = found is not None and found.route.access in (Access.OPEN, Access.SECRET)
+        is_free = matched is not None and matched.route.access in (Access.OPEN, Access.SECRET)
         if self._expected is None or is_free:
             return
         if not hmac.compare_digest(_credentials(exchange), self._expected):

@@ -94,10 +94,10 @@ ROUTES: tuple[Route, ...] = (
 
 
 def _by_path(routes: tuple[Route, ...]) -> dict[str, dict[str, Route]]:
-    found: dict[str, dict[str, Route]] = {}
+    by_path: dict[str, dict[str, Route]] = {}
     for route in routes:
-        found.setdefault(route.path, {})[route.method] = route
-    return found
+        by_path.setdefault(route.path, {})[route.method] = route
+    return by_path
 
 
 _EXACT: Mapping[str, Mapping[str, Route]] = _by_path(
