@@ -1,4 +1,4 @@
-"""The composition root: which object gets which, what starts before what, how it all ends."""
+"""The composition root makes the server's objects, and starts and stops them in order."""
 
 from __future__ import annotations
 

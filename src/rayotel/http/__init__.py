@@ -1,1 +1,1 @@
-"""What every route needs, whoever serves it."""
+"""HTTP for all routes: connections, requests, answers, credentials and errors."""

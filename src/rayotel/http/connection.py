@@ -1,9 +1,9 @@
-"""A client's connection: uvicorn's with h11, and a short way for the request that always comes.
+"""A client's connection: uvicorn's with h11, and a short way for plain requests.
 
 A sender of scrapes keeps its connection and sends head and body in one piece. h11 spends more on
-such a request than receiving and storing it costs. `whole_post` takes it apart where it is of the
-plainest form, and the answer is written in one piece. h11 decides about all other bytes, and a test
-holds that it reads the same in those that go the short way.
+such a request than receiving and storing it costs. `whole_post` parses requests of the plainest
+form, and the answer is written in one piece. h11 parses all other requests. A test proves that both
+ways read a plain request alike.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def whole_post(data: bytes) -> WholePost | None:
 
 
 class Connection(H11Protocol):
-    """One connection. uvicorn makes it, tells it what comes, and closes it at the end."""
+    """One connection. uvicorn makes it, hands it the bytes received, and closes it at the end."""
 
     _waiting = b""
 

@@ -1,4 +1,4 @@
-"""One HTTP request as handlers see it, and its answer: plain ASGI, nothing buffered."""
+"""An HTTP request and its answer, for handlers: plain ASGI, nothing buffered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DRAIN_TIMEOUT_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is sent back, whole."""
+    """An answer that is sent whole."""
 
     status: int
     content_type: str
@@ -36,7 +36,7 @@ class Answer:
 
 
 class Exchange:
-    """A request whose body may still be on its way. `token`: what its path has in that place."""
+    """A request whose body may still be on its way. `token`: the part of its path at `{token}`."""
 
     __slots__ = ("_first", "_is_given_up", "_is_read", "_receive", "scope", "token")
 

@@ -1,7 +1,7 @@
-"""Where every request arrives: counted, bounded, authenticated, and given to its handler.
+"""The front counts, bounds and authenticates every request, and gives it to its handler.
 
 Handlers of the hot paths are called from here directly. Every other route belongs to the web
-framework, whose layers cost several times what receiving a scrape does.
+framework: its layers cost several times as much as receiving a scrape.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Every address of the server, once: who may use it, how it is counted, and what it is for.
+"""All addresses of the server, each with its access, its label in counters and its purpose.
 
-Authentication, counting, OpenAPI and the documents read this list. A new address is a line here and
-a handler where its room is.
+Authentication, counting, OpenAPI and the documents read this list. A new address needs a line here
+and a handler in its room.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One address. A path that ends with `{token}` stands for all that differ there.
+    """One address. A path that ends with `{token}` stands for all paths that differ there.
 
-    `summary` is Markdown without links. `signal`: what is posted there, if anything is.
+    `summary` is Markdown without links. `signal`: the signal that is posted there, if any.
     """
 
     method: str
@@ -49,7 +49,7 @@ class Route:
 
 
 class Found(NamedTuple):
-    """The route of a request, and what its path has in the place of `{token}`."""
+    """The route of a request, and the part of its path at `{token}`."""
 
     route: Route
     token: str = ""

@@ -61,7 +61,7 @@ class Backoff:
 
 @dataclass(slots=True)
 class CommittedIds:
-    """Of a segment: the ids stored, by stream, how many rows were left out, and its parts."""
+    """Results of a commit: `ids` stored, by stream; rows `repeated`; `parts` written."""
 
     ids: dict[str, Sequence[str]] = field(default_factory=dict)
     repeated: int = 0

@@ -1,12 +1,12 @@
-"""Which signal a stream holds, recorded in the lake, so that every server on it obeys.
+"""Claims: the lake records the signal of each stream, for all servers that write to it.
 
-A part hides what its range of segments covers, whatever that holds, so points and events must never
-share a stream. A claim is an object whose name has the stream, the signal and the receiver; of
-several claims the smallest name wins, for every receiver. Claims are never changed nor removed. The
-streams that senders get without asking need none.
+A part hides all parts that its range of segments covers, of any signal, so points and events must
+never share a stream. A claim is an object whose name has the stream, the signal and the receiver;
+of several claims the smallest name wins, for every receiver. Claims are never changed nor removed.
+The streams that senders get without asking need none.
 
 Two receivers that claim a stream at the same moment both look again after a pause, and so both see
-both claims. A stream from before claims were made holds what its newest part holds.
+both claims. A stream older than claims has the signal of its newest part.
 """
 
 from __future__ import annotations

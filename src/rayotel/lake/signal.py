@@ -1,4 +1,4 @@
-"""The kinds of data: the only place that lists them.
+"""The signals, which are the kinds of data. No other module lists them.
 
 A new signal is an entry here, and a file of its name in `ingest/decode`, `lake/rows` and
 `lake/merge`, which `piece` finds.
@@ -23,13 +23,13 @@ from rayotel.model import DEFAULT_EVENTS_STREAM, DEFAULT_METRICS_STREAM
 class Signal:
     """One kind of data, from the address that takes it to the bytes that keep it.
 
-    `path`: where it is posted. `default_stream`: where it goes unless told. `rows`: the word
-    for its rows. `columns`: those that every part has.
-    `identity`: a fixed column that no other signal has. `ray_labels`: labels that Ray gives it,
-    which the view of a stream always has. `merged`: how merged parts are written; `fresh`: how
-    committed ones are. `is_otlp`: whether requests follow OTLP; if not, any body is taken, and a
-    secret path and query parameters stand in for credentials and headers. `rejected_field`: where
-    OTLP's answer counts what was rejected.
+    `path`: where it is posted. `default_stream`: its stream unless a request names one. `rows`: the
+    word for its rows. `columns`: the columns of every part. `identity`: a fixed column that no
+    other signal has. `ray_labels`: labels that Ray gives it, which the view of a stream always has.
+    `merged`: how merged parts are written; `fresh`: how committed parts are written. `is_otlp`:
+    whether requests follow OTLP; if not, any body is taken, and a secret path and query parameters
+    stand in for credentials and headers. `rejected_field`: the field of OTLP's answer that counts
+    rejected rows.
     """
 
     name: str

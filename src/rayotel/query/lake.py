@@ -1,4 +1,4 @@
-"""A lake as every reader asks it: one object with its storage, its bounds and its cache."""
+"""A lake for all readers: one object with its storage, its bounds and its cache."""
 
 from __future__ import annotations
 

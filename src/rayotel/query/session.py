@@ -1,8 +1,8 @@
 """A DuckDB session over one snapshot of the lake.
 
-One session, one DuckDB instance, one listing: what is committed later is seen by the next session.
-Unless it is unlocked, a session can read the parts that it listed and nothing else, cannot write,
-cannot change its settings, and is bounded in memory, threads and time.
+A session has one DuckDB instance and one listing; rows committed later appear in the next session.
+A locked session can read the parts that it listed and nothing else. It cannot write or change its
+settings, and is bounded in memory, threads and time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How much the receiver works on at once: requests and bytes, both bounded, nothing waits.
+"""Admission bounds the requests and bytes that the receiver works on at once; no request waits.
 
-Beyond a bound the answer is 503 with Retry-After, which every OTLP client and Fluent Bit obey;
-memory stays what it is.
+Beyond a bound the answer is 503 with Retry-After, which every OTLP client and Fluent Bit obey. So
+memory stays bounded.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Admission:
 
 
 class Ticket:
-    """One admitted request; gives back all it took when left."""
+    """An admitted request; on exit it returns its bytes and its place."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission

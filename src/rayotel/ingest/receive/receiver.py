@@ -1,9 +1,9 @@
 """`POST` of any signal, answered only when the request is durable.
 
-Status codes say what the sender shall do. Fluent Bit and every OTLP client drop what gets a 4xx
-(but 408 and 429), so those are only for what can never be accepted; everything else is 503 with
-Retry-After. Ray tries again after any error, and for ever, so a request of its events is refused
-only for its size, its compression or its stream.
+Fluent Bit and every OTLP client drop a request that gets a 4xx, except 408 and 429. So only a
+request that can never be accepted gets a 4xx; every other failure is 503 with Retry-After. Ray
+repeats a request after any error, for ever. So its events are refused only for their size, their
+compression or their stream.
 """
 
 from __future__ import annotations

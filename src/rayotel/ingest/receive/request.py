@@ -1,7 +1,7 @@
-"""How a request came, checked: from its headers and, where Ray sends it, from its address.
+"""The arrival of a request, checked: from its headers, and for Ray's events from its address.
 
-Ray's event export can set neither headers nor credentials, so on its path a query parameter does
-what a header would: `?stream=NAME` names the stream, `?cluster_id=prod` is `X-P-cluster_id: prod`.
+Ray's event export can set neither headers nor credentials, so on its path query parameters stand
+for headers: `?stream=NAME` names the stream, `?cluster_id=prod` is `X-P-cluster_id: prod`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How full the WAL is, reported once when it reaches a share of its limit and once when it falls.
+"""The WAL's fill level: logged once when it rises to a share of the limit, once when it falls.
 
 Commits empty the WAL in steps, so a level ends only `MARGIN_PERCENT` below where it began.
 """

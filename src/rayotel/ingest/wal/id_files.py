@@ -1,4 +1,4 @@
-"""Files of ids: what is remembered of requests and of events beyond the life of a segment.
+"""Files of ids: the WAL remembers requests and events by them longer than it keeps segments.
 
 A file is one block after another, integers little-endian:
 
@@ -7,8 +7,8 @@ A file is one block after another, integers little-endian:
     2 bytes length of an id     4 bytes number of ids
     the stream's name, the ids one after another, then 4 bytes CRC-32 of all that
 
-A block is made durable before its segment is released. What does not check is passed over: the next
-mark at which a whole block stands goes on.
+A block is made durable before its segment is released. A reader skips damaged bytes up to the next
+mark of a whole block.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CRC = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Ids of equal length that a segment held of a stream. `stream` may be empty."""
+    """Ids of equal length, from one stream in one segment. `stream` may be empty."""
 
     segment: int
     at_unix: int

@@ -1,12 +1,12 @@
-"""The WAL as the rest of the server sees it: append and wait, seal, release, within a bound.
+"""The WAL for the rest of the server: append and wait, seal, release, within a bound.
 
 One thread writes. It takes all requests that wait at that moment, appends them together and pays
 one fdatasync for all of them: the busier the server, the cheaper each acknowledgement. Decoded
-batches wait beside their segment, up to a bound in bytes; what is beyond it, or was there before a
-restart, is decoded again from the WAL when its time comes.
+batches wait beside their segment, up to a bound in bytes. Records beyond it, or from before a
+restart, are decoded again from the WAL when their segment is committed.
 
-A request that is sent again (see `recent_requests`) is not appended: it is done when the first one
-is.
+A request that is sent again (see `recent_requests`) is not appended. It is answered when the first
+one is durable.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Segment:
-    """A segment on disk and what memory knows of it.
+    """A segment on disk, and its batches and digests in memory.
 
-    `batches` has one entry per record, None where the record must be decoded again; None as a
-    whole: nothing is known, the segment was there before the start. `digests` are those of its
-    requests; `repeated` are positions of records that another segment stores. `columns_bytes`: what
-    it takes decoded; `waiting_bytes`: what of that is in memory.
+    `batches` has one entry per record, None where the record must be decoded again; `batches` is
+    None for a segment from before the start. `digests`: of its requests; `repeated`: positions of
+    records that another segment stores. `columns_bytes`: the size of all its batches;
+    `waiting_bytes`: the size of those in memory.
     """
 
     number: int

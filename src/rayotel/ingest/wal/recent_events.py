@@ -1,20 +1,20 @@
-"""Which events were stored lately, so that one sent again in another request is stored once.
+"""Ids of recently stored events: an event that is sent again in another request is stored once.
 
-Ray repeats what was not answered in time, and cuts its batches anew, so a digest of the request
-does not always find it. The committer leaves out events whose id an earlier segment had. It must
-decide the same when it commits a segment again after a crash, so what it remembers before segment N
-is always the same: the ids that it stored of earlier segments, from the newest back, as many whole
+Ray repeats events that were not answered in time, and cuts its batches anew, so a digest of the
+request does not always find them. The committer leaves out events whose id an earlier segment had.
+It must decide the same when it commits a segment again after a crash. So its memory before segment
+N is always the same: the ids stored from earlier segments, from the newest back, as many whole
 blocks as fit. Ids are compared whole.
 
 **Files** `<data_dir>/wal/events/<segment>.ids` (see `id_files`), named after the first segment
 in them, with a block for each segment and stream.
 
-Every start writes one file of what is remembered and goes
-on in another; blocks of segments that are to be committed again are dropped. Files go when those
-after them hold twice as much as is remembered: a lost power supply may bring back a segment that
-was removed.
+Every start writes the remembered ids to one file and continues in another. It drops blocks whose
+segments are to be committed again. A file is removed when later files hold twice the remembered
+ids: after a loss of power, a removed segment may be back.
 
-An id of another length is remembered by 28 bytes of BLAKE2b. About 150 bytes of memory an event.
+An id of another length is remembered by 28 bytes of BLAKE2b. An event takes about 150 bytes of
+memory.
 """
 
 from __future__ import annotations

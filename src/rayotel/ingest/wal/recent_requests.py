@@ -1,4 +1,4 @@
-"""Requests that were acknowledged lately, so that one sent again is stored once.
+"""Digests of recently acknowledged requests: a request that is sent again is stored once.
 
 A request is known by its stream and the BLAKE2b digest (128 bits) of its body as sent. The memory
 of it outlives a restart: while a request is in the WAL, the WAL itself remembers it; before a
@@ -8,8 +8,7 @@ request pays for a digest and nothing else.
 **Files** `<data_dir>/wal/requests/<start>.ids` (see `id_files`): `start` is the second since 1970
 at which the file was begun. A file is removed when its youngest block is older than the window.
 
-About 120 bytes of memory a request; the oldest are forgotten early where there are more than the
-bound.
+A request takes about 120 bytes of memory. Beyond the bound the oldest requests are forgotten early.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 **Directory** `<data_dir>/wal/`:
 
-    receiver-id           twelve hexadecimal digits, made once; the name of this receiver in part
-    keys 000000000017.wal      segments, by number; numbers only grow and are never used again
+    receiver-id           twelve hexadecimal digits, made once; this receiver's name in part keys
+    000000000017.wal      segments, by number; numbers only grow and are never used again
     damaged/              bytes that could not be read, moved aside: <segment>-<offset>.bin
 
 The segment with the highest number is never removed, so that the next number is known after a
@@ -20,9 +20,9 @@ start.
                       that look like a record are not taken for one
              payload  4 bytes length of the arrival, the arrival (JSON, UTF-8), the body as it came
 
-**Reading** never fails for damage. Where no record stands, the next offset at which a whole one
-does is searched: what lies between is a damaged stretch. Without a next one it is the tail: cut off
-mid-write by a crash, and never acknowledged.
+**Reading** never fails for damage. Where no record stands, the reader searches the next offset of a
+whole record; the bytes between are a damaged stretch. Without a next record the stretch is the
+tail: a crash cut it off mid-write, and it was never acknowledged.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Which signal each stream holds, as this receiver knows it.
+"""The signal of each stream, remembered by this receiver.
 
 A request of another signal than its stream holds can never be accepted. The lake decides (see
 `claims`): the first request of a stream asks it, for a bounded time. While the storage is away the
 first request decides for now; before the first part of such a stream is written, the lake is asked
-again. If it says otherwise then, the rows go to the stream `<stream>-<signal>`, so that nothing
-that was acknowledged is refused afterwards.
+again. If the lake has another signal then, the rows go to the stream `<stream>-<signal>`, so that
+nothing that was acknowledged is refused afterwards.
 
 **File** `<data_dir>/wal/signals.json`: an object from the stream's name in lower case, since SQL
 does not tell case apart, to `{"signal": NAME, "is_settled": BOOLEAN}`. It is replaced as a whole,

@@ -1,4 +1,4 @@
-"""The labels of a stream: which have a column, and the text of those that have none."""
+"""The label columns of a stream, and the text of labels that have no column."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rayotel.lake import schema
 
 
 class LabelColumns:
-    """Which label columns a stream has, first come first served, up to a bound.
+    """The label columns of a stream, first come first served, up to a bound.
 
     Compared without case: names that differ only in case share a column (rule 2 of `schema`).
     """

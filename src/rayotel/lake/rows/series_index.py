@@ -1,11 +1,11 @@
-"""What is known of a stream's series: found when a series comes, and used by each commit after.
+"""An index of a stream's series: a new series is added once, and used by each later commit.
 
-A cluster sends the same series every few seconds. All that takes Python a step per series or label
-is done here, once: each series gets a number, and so does each pair of a column and a text. By
-these numbers a commit takes from arrays what it asks for.
+A cluster sends the same series every few seconds. Work that takes Python a step per series or label
+is done here, once: each series gets a number, and so does each pair of a column and a text. A
+commit uses these numbers as places in arrays.
 
-An answer does not depend on what else is known, apart from the numbers themselves. So a part that
-is made again with an empty index has the same bytes.
+Answers do not depend on other series in the index, apart from the numbers themselves. So a part
+that is made again with an empty index has the same bytes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _newest(numbers: dict[Numbered, int], length: int) -> list[Numbered]:
 
 
 class _Pairs:
-    """Numbers of pairs of a column and a text. A pair that is asked for gets one."""
+    """Numbers of pairs of a column and a text. A new pair gets the next number."""
 
     def __init__(self) -> None:
         # no step of Python for a pair, new or known

@@ -2,7 +2,7 @@
 
 To sort is Python's work, so it is done once per series. Series of a metric that came together are a
 run, which is sorted once. Runs become one when rows have series of both. Runs of workers that are
-gone are never touched again: a cluster whose series all change sorts no more than what is new.
+gone are never touched again: in a cluster whose series all change, only new series are sorted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Key = tuple[_Pairs, str, _Pairs, int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Series of one metric in order. `repeats`: whether one has the content of that before it."""
+    """Series of one metric in order. `repeats`: whether a series equals the one before it."""
 
     keys: list[Key]
     numbers: Indexes

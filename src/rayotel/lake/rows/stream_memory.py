@@ -1,4 +1,4 @@
-"""What the commits of a stream have in common, and for how many streams and series it is kept."""
+"""Memory that the commits of a stream share, bounded in streams and series."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_SERIES_INDEX_BYTES = 64 << 20
 
 
 class StreamMemory:
-    """Of one stream: which labels have a column, and the series that came before."""
+    """The label columns and the earlier series of one stream."""
 
     def __init__(self, max_label_columns: int) -> None:
         self.labels = LabelColumns(max_label_columns)

@@ -1,4 +1,4 @@
-"""What the rows of a commit are handed over as."""
+"""Tables: the rows of a commit."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pyarrow as pa
 class Tables:
     """Tables of one stream by hour since 1970.
 
-    `ids`: of the rows that are known by an id, in order of arrival; `left_out`: how many rows were
-    there before.
+    `ids`: of rows with an id, in order of arrival; `left_out`: the number of rows that were stored
+    before.
     """
 
     by_hour: Mapping[int, pa.Table]
