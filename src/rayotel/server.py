@@ -158,9 +158,12 @@ class Service:
             self.telemetry,
             self.signals,
             default_streams={
-                signal.name: getattr(settings, f"{signal.name}_stream") for signal in SIGNALS
+                signal.name: getattr(settings, f"{signal.name}_stream", signal.default_stream)
+                for signal in SIGNALS
             },
-            events_token=settings.events_token,
+            tokens={
+                signal.name: getattr(settings, f"{signal.name}_token", "") for signal in SIGNALS
+            },
             max_compressed_body_bytes=settings.max_compressed_body_bytes,
             body_timeout_seconds=settings.body_timeout_seconds,
         )

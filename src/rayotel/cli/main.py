@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 import click
 
@@ -40,13 +41,25 @@ for _command in (
 def main() -> None:
     """Run the command; a user's mistake gets a message, not a traceback."""
     try:
-        cli(standalone_mode=True)
+        try:
+            cli(standalone_mode=True)
+        finally:
+            sys.stdout.flush()  # what cannot be written must be known before the exit status
     except RayotelError as error:
         say(f"error: {error.message}")
         if error.hint:
             say(f"hint: {error.hint}")
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # whoever reads the output has seen enough; what Python still holds must go nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        _end_without_output()  # whoever reads the output has seen enough
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        say(f"error: cannot write to standard output: {error.strerror}")
+        _end_without_output()
+
+
+def _end_without_output() -> NoReturn:
+    """Exit with 1; what Python still holds for standard output goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)

@@ -11,6 +11,7 @@ import duckdb
 from rayotel.errors import PartRemoved, QueryError
 
 _GONE = re.compile(r"\.parquet/\*\*/|No files found that match|No such file or directory")
+_INTERRUPTED = "Query interrupted"
 _HTTP_FAILED = re.compile(r"HTTP Error: | error for HTTP ")
 _UNREACHABLE_HINT = (
     "is the storage reachable, and are the credentials right? see RAYOTEL_S3_ENDPOINT, AWS_*"
@@ -43,6 +44,10 @@ def translated(*, is_own_sql: bool = False) -> Iterator[None]:
         raise _query_error(error, is_own_sql) from None
     except duckdb.Error as error:
         raise _query_error(error, is_own_sql) from None
+    except RuntimeError as error:
+        if str(error) == _INTERRUPTED:  # how DuckDB passes on a Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _query_error(error: duckdb.Error, is_own_sql: bool) -> QueryError:

@@ -54,18 +54,21 @@ class Receiver:
         signals: StreamSignals,
         *,
         default_streams: Mapping[str, str],
-        events_token: str,
+        tokens: Mapping[str, str],
         max_compressed_body_bytes: int,
         body_timeout_seconds: float,
     ) -> None:
-        """`default_streams`: by name of signal, where requests go that name no stream."""
+        """`default_streams`: where requests go that name no stream, by name of their signal.
+
+        `tokens`: the secret segment of a signal's path, by its name; empty: there is none.
+        """
         self._journal = journal
         self._decoder = decoder
         self._admission = admission
         self._telemetry = telemetry
         self._signals = signals
         self._default_streams = default_streams
-        self._token = events_token.encode()
+        self._tokens = {name: token.encode() for name, token in tokens.items()}
         self._max_body_bytes = max_compressed_body_bytes
         self._body_timeout_seconds = body_timeout_seconds
         self._threads: CapacityLimiter | None = None
@@ -81,7 +84,7 @@ class Receiver:
     async def _post(self, route: Route, signal: Signal, exchange: Exchange) -> Answer:
         """One request of a signal, taken or refused."""
         if route.access is Access.SECRET:
-            self._check(exchange.token)
+            self._check(signal, exchange.token)
         try:
             arrival = arrival_of(exchange, signal, self._default_streams[signal.name])
             with self._admission.enter() as ticket:
@@ -99,10 +102,11 @@ class Receiver:
             return refusal(later, _format(signal, exchange))
         return responses.accepted(signal, arrival.content_type, batch.rejected)
 
-    def _check(self, token: str) -> None:
+    def _check(self, signal: Signal, token: str) -> None:
         """404 for who does not know the secret segment of the path."""
         given = token.encode("utf-8", "surrogateescape")
-        if not self._token or not hmac.compare_digest(given, self._token):
+        expected = self._tokens.get(signal.name)
+        if not expected or not hmac.compare_digest(given, expected):
             raise RequestRefused(404, "not found")
 
     async def _body(self, exchange: Exchange, ticket: Ticket) -> bytes:
