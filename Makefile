@@ -56,4 +56,4 @@ stack: $(STAMP)  ## run the processes of docker-compose.yml on loopback, without
 	$(BIN)/python stack/run.py $(ARGS)
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
