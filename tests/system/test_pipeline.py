@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import resource
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,9 @@ from pathlib import Path
 from rayotel.ingest.wal import segments
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
+from support.event_bodies import of_numbers
 from support.harness import (
+    JSON,
     PROTOBUF,
     Server,
     ask,
@@ -294,3 +297,17 @@ def test_an_unusable_data_directory_is_told(tmp_path: Path) -> None:
     assert "cannot use the data directory" in run.stderr
     assert "hint:" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_the_settings_name_the_default_streams(tmp_path: Path) -> None:
+    """What names no stream goes where the settings say, and questions find it by its usual name."""
+    env = {"RAYOTEL_METRICS_STREAM": "ours", "RAYOTEL_EVENTS_STREAM": "theirs"}
+    with Server(tmp_path / "data", env=env) as server:
+        assert server.post(gauge_request(1.0), PROTOBUF).status_code == 200
+        assert server.post(of_numbers([1, 2]), JSON, "/v1/events").status_code == 200
+        assert server.stop() == 0
+    lake = tmp_path / "data" / "lake"
+    assert {path.name for path in lake.iterdir() if path.name[0] not in "._"} == {"ours", "theirs"}
+    sql = "SELECT (SELECT count(*) FROM raymetrics) AS m, (SELECT count(*) FROM rayevents) AS e"
+    done = rayotel_process("query", sql, "--storage", str(lake), "--format", "ndjson", env=env)
+    assert json.loads(done.stdout) == {"m": 1, "e": 2}

@@ -152,12 +152,12 @@ class Settings:
 
     metrics_stream: str = _questions(
         DEFAULT_METRICS_STREAM,
-        "stream of metrics that the ray_* views and shipped questions read",
+        "stream of metrics without X-P-Stream; questions and ray_* views find it as raymetrics",
         values.stream,
     )
     events_stream: str = _questions(
         DEFAULT_EVENTS_STREAM,
-        "stream of Ray's events that the ray_* views and shipped questions read",
+        "stream of Ray's events without a name; questions and ray_* views find it as rayevents",
         values.stream,
     )
     query_memory_bytes: int = _questions(4096 * MIB, "memory of one SQL query")
