@@ -98,6 +98,7 @@ def test_another_method_is_refused_by_name(guarded: Server, signal: Signal) -> N
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     answer = guarded.post(b"", JSON, "/api/v1/liveness", auth=(USER, PASSWORD))
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+    assert counted(guarded)[signal.path, "405"] >= 1
 
 
 @every_route

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 
 MAX_HEAD_BYTES = 16 * 1024  # as many as h11 takes
+LINGER_SECONDS = 1.0
 _START = b"POST /"
 _TARGET = re.compile(rb"[\x21-\x7e]+")
 _FIELD = re.compile(
@@ -81,9 +82,12 @@ class Connection(H11Protocol):
     """One connection. uvicorn makes it, hands it the bytes received, and closes it at the end."""
 
     _waiting = b""
+    _is_over = False
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
+        if self._is_over:
+            return
         if isinstance(self.cycle, _ShortCycle) and not self.cycle.response_complete:
             # the next request is sent before this one is answered: its turn comes after
             self._waiting += data
@@ -136,6 +140,22 @@ class Connection(H11Protocol):
         task = self.loop.create_task(self.cycle.run_asgi(self.app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, and close once the client had time to read the answer.
+
+        A connection that closes while bytes of the client wait unread makes the client's system
+        throw the answer away.
+        """
+        body = msg.encode("ascii")
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), CLOSE_HEADER]
+        response = h11.Response(status_code=400, headers=headers, reason=STATUS_PHRASES[400])
+        for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self._is_over = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     def on_response_complete(self) -> None:
         """The answer is written; what came meanwhile has its turn."""

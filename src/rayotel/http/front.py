@@ -22,7 +22,6 @@ from rayotel.http.routes import Access, Found, Route
 from rayotel.telemetry import Telemetry
 
 RETRY_AFTER_SECONDS = 2
-_OTHER = "other"
 Handler = Callable[[Exchange], Awaitable[Answer]]
 
 
@@ -69,7 +68,7 @@ class Front:
         except RequestRefused as error:
             answer = refusal(error, exchange.content_type)
         await exchange.drain()
-        label = matched.route.label if matched else _OTHER
+        label = matched.route.label if matched else routes.label_of(path)
         self._telemetry.answered(label, answer.status, time.monotonic() - started)
         await answer.send(send)
 

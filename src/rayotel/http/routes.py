@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from rayotel.lake.signal import SIGNALS, Signal
 
+OTHER = "other"  # the label of everything that is no address
 TOKEN = "{token}"  # noqa: S105 - a place in a path, not a secret
 
 
@@ -124,10 +125,18 @@ def find(method: str, path: str) -> Found | None:
 
 def methods_of(path: str) -> tuple[str, ...]:
     """The methods that an address takes; none where there is no such address."""
+    return tuple(sorted(_at(path)))
+
+
+def label_of(path: str) -> str:
+    """The label of a path in the server's own metrics, whatever the method was."""
+    return next((route.label for route in _at(path).values()), OTHER)
+
+
+def _at(path: str) -> Mapping[str, Route]:
+    """The routes of a path, by method."""
     exact = _EXACT.get(path)
     if exact is not None:
-        return tuple(sorted(exact))
-    for start, methods in _BEFORE_TOKEN.items():
-        if path.startswith(start) and path != start:
-            return tuple(sorted(methods))
-    return ()
+        return exact
+    starts = (start for start in _BEFORE_TOKEN if path.startswith(start) and path != start)
+    return next((_BEFORE_TOKEN[start] for start in starts), {})

@@ -90,7 +90,9 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._limit_bytes = limit_bytes
         self._max_waiting_columns_bytes = max_waiting_columns_bytes
-        self._entries: queue.Queue[_Entry | None] = queue.Queue(max_waiting_records)
+        # written in C: a queue with a bound of its own costs a request more than its digest
+        self._entries: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._max_waiting_records = max_waiting_records
         self._lock = threading.Lock()
         self._seen = SeenRequests(
             self._directory / "requests",
@@ -210,10 +212,9 @@ class Journal:
         entry = _Entry(payload, batch, digest)
         entry.done.set_running_or_notify_cancel()  # a client that goes away cancels nothing
         with self._pending_lock:
-            try:
-                self._entries.put_nowait(entry)
-            except queue.Full:
-                raise WalError("too many requests wait for the WAL") from None
+            if self._entries.qsize() >= self._max_waiting_records:
+                raise WalError("too many requests wait for the WAL")
+            self._entries.put(entry)
             self._pending[digest] = entry.done
         return entry.done
 
