@@ -46,7 +46,11 @@ SOME_DROPS = Drops(
     ["ray_grpc_*", "python_*", "*_created", "sum1", "hist0", "?", "a b"],
     ["otel_scope_*", "Version", "ray_component_*:pid", "sum*:k", "m:n*", "r", "[nN]ame", "*:x*"],
 )
-dropping_or_not = pytest.mark.parametrize("drops", [NO_DROPS, SOME_DROPS], ids=["all", "some"])
+dropping_or_not = pytest.mark.parametrize(
+    "drops",
+    [NO_DROPS, pytest.param(SOME_DROPS, marks=pytest.mark.thorough)],
+    ids=["all", "some"],
+)
 
 
 def tables_of(batch: MetricBatch) -> list[pa.Table]:

@@ -9,8 +9,13 @@ from rayotel.lake.storage.opening import open_storage
 from rayotel.query.ray import questions
 from support.kept_answers import ANSWERS, LAKES, RENAMED, answer, commit_recordings, kept, path_of
 
+# the lake of both recordings is the one that the fast tests ask
+OF_ONE_RECORDING = [
+    pytest.param(name, marks=pytest.mark.thorough) for name in LAKES if name != "both"
+]
 
-@pytest.fixture(scope="module", params=LAKES)
+
+@pytest.fixture(scope="module", params=["both", *OF_ONE_RECORDING])
 def lake(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Storage]:

@@ -24,6 +24,9 @@ from support.ray_truth import HEAD, KILLED, NODES, truths
 from support.scrapes import edited, points_of
 from support.shipped import Rows, asked, columns, every_question
 
+# the fast tests compare these questions' answers with the kept ones
+pytestmark = pytest.mark.thorough
+
 MINUTE = 60 * 10**9
 AT = 1_795_186_800 * 10**9  # a full hour
 EARLY, LATE = "session_2026-11-20_15-00-00_000000_1", "session_2026-11-20_16-00-00_000000_2"
