@@ -18,7 +18,7 @@ from rayotel.lake import cache, catalog, layout
 from rayotel.lake.signal import BY_NAME
 from rayotel.lake.storage.interface import Storage, side_by_side
 
-SETTLE_SECONDS = 1.0
+SETTLE_SECONDS = 0.5
 
 
 def holder(storage: Storage, stream: str) -> str | None:
