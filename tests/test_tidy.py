@@ -108,7 +108,7 @@ def test_imports_go_downward_only(path: Path) -> None:
 def test_no_import_goes_in_a_circle() -> None:
     """Modules of one room import each other in one direction too."""
     names = {name_of(path).removesuffix(".py").replace("/", "."): path for path in MODULES}
-    known = {f"rayotel.{name}": imports for name, imports in names.items()}
+    known = {f"rayotel.{name}": path for name, path in names.items()}
     edges = {
         module: {
             next((k for k in (one, one.rpartition(".")[0]) if k in known), module)
