@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# one more than cores: many tests wait for a server
+WORKERS := $(shell expr $$(nproc) + 1)
 
 .PHONY: help setup demo test test-fast test-live test-pythons wheel-demo check bench bench-peers docs stack clean
 
@@ -22,7 +24,7 @@ demo: $(STAMP)  ## replay a recorded Ray cluster and see the answers, in a tempo
 	@$(BIN)/rayotel demo
 
 test: $(STAMP)  ## run all tests that need nothing but Python
-	$(BIN)/pytest -q -n auto --dist loadfile -m "not live"
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not live"
 
 test-fast: $(STAMP)  ## run the tests that start no process
 	$(BIN)/pytest -q -n auto --dist loadfile -m "not system and not thorough and not live" --hypothesis-profile=fast
