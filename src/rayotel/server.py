@@ -28,8 +28,7 @@ from rayotel.ingest.wal.recent_events import StoredEvents
 from rayotel.ingest.wal.stream_signals import StreamSignals
 from rayotel.lake import claims
 from rayotel.lake.signal import SIGNALS
-from rayotel.lake.storage.interface import Storage
-from rayotel.lake.storage.opening import open_storage
+from rayotel.lake.storage.opening import storage_of
 from rayotel.lake.upkeep.compactor import Compactor, CompactorThread, Schedule, Tidied
 from rayotel.logs import log_event
 from rayotel.telemetry import Telemetry
@@ -56,11 +55,7 @@ class Service:
         self.telemetry = Telemetry()
         for drop in drops.all:
             self.telemetry.dropped(drop, 0)
-        self.storage: Storage = open_storage(
-            settings.storage_url,
-            s3_endpoint=settings.s3_endpoint,
-            s3_region=settings.s3_region,
-        )
+        self.storage = storage_of(settings)
         self.journal = Journal(
             settings.data_dir,
             self.telemetry,

@@ -21,8 +21,6 @@ from rayotel.errors import UsageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from rayotel.config import Settings
-    from rayotel.lake.storage.interface import Storage
     from rayotel.model import TimeRange
 
 FORMATS = ("table", "json", "ndjson", "csv", "markdown", "parquet")
@@ -75,15 +73,6 @@ def asked_range(since: str | None, from_: str | None, to: str | None) -> TimeRan
     from rayotel.query.timerange import time_range
 
     return time_range(since, from_, to, time.time_ns())
-
-
-def storage_of(settings: Settings) -> Storage:
-    """The storage that the settings name."""
-    from rayotel.lake.storage.opening import open_storage
-
-    return open_storage(
-        settings.storage_url, s3_endpoint=settings.s3_endpoint, s3_region=settings.s3_region
-    )
 
 
 def write(schema: pa.Schema, batches: Any, format_: str, output: str | None) -> None:

@@ -15,7 +15,6 @@ from rayotel.cli.options import (
     output_options,
     range_options,
     say,
-    storage_of,
     write,
 )
 from rayotel.errors import UsageError
@@ -37,6 +36,7 @@ def compact(name: str | None, adopt: str | None, **lake: Any) -> None:
     """
     from rayotel.ingest.wal.segments import known_receiver_id
     from rayotel.lake.layout import is_receiver_id
+    from rayotel.lake.storage.opening import storage_of
     from rayotel.lake.upkeep.compactor import Compactor, Schedule
 
     settings = config.load(lake)
@@ -69,6 +69,7 @@ def retention(dry_run: bool, format_: str, output: str | None, **lake: Any) -> N
     import pyarrow as pa
 
     from rayotel.lake import catalog
+    from rayotel.lake.storage.opening import storage_of
     from rayotel.lake.upkeep.retention import expired
     from rayotel.model import NANOSECONDS_PER_HOUR
 
@@ -117,6 +118,7 @@ def verify(
     Exit code 0: no part is damaged, or every damaged part was moved aside. 1: a part is damaged.
     """
     from rayotel.lake import catalog
+    from rayotel.lake.storage.opening import storage_of
     from rayotel.lake.upkeep import verification
 
     storage = storage_of(config.load(lake))

@@ -112,15 +112,10 @@ _BEFORE_TOKEN: Mapping[str, Mapping[str, Route]] = {
 
 def find(method: str, path: str) -> Found | None:
     """The route of a request; None where there is none."""
-    exact = _EXACT.get(path)
-    if exact is not None:
-        route = exact.get(method)
-        return None if route is None else Found(route)
-    for start, methods in _BEFORE_TOKEN.items():
-        token = path[len(start) :]
-        if path.startswith(start) and token and method in methods:
-            return Found(methods[method], token)
-    return None
+    route = _at(path).get(method)
+    if route is None:
+        return None
+    return Found(route, "" if route.path == path else path[len(route.path) - len(TOKEN) :])
 
 
 def methods_of(path: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from rayotel.errors import PartRemoved
 from rayotel.lake import catalog
 from rayotel.lake.cache import Cache
 from rayotel.lake.storage.interface import Storage
-from rayotel.lake.storage.opening import open_storage
+from rayotel.lake.storage.opening import storage_of
 from rayotel.model import TimeRange
 from rayotel.query.ray.definitions import Streams
 from rayotel.query.result import Result
@@ -82,12 +82,7 @@ class Lake:
 
 def lake_of(settings: Settings) -> Lake:
     """The lake that the settings name. Touches nothing yet; raises UsageError."""
-    storage = open_storage(
-        settings.storage_url,
-        s3_endpoint=settings.s3_endpoint,
-        s3_region=settings.s3_region,
-        longest_wait_seconds=settings.query_timeout_seconds,
-    )
+    storage = storage_of(settings, longest_wait_seconds=settings.query_timeout_seconds)
     limits = Limits(
         settings.query_memory_bytes, settings.query_threads, settings.query_timeout_seconds
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayotel.config import values
+from rayotel.config import Settings, values
 from rayotel.lake.storage.directory import DirectoryStorage
 from rayotel.lake.storage.interface import Storage
 
@@ -28,5 +28,15 @@ def open_storage(
         location.prefix,
         endpoint=values.endpoint("s3_endpoint", s3_endpoint),
         region=values.region("s3_region", s3_region),
+        longest_wait_seconds=longest_wait_seconds,
+    )
+
+
+def storage_of(settings: Settings, *, longest_wait_seconds: float = float("inf")) -> Storage:
+    """The storage that the settings name. Touches nothing yet; raises UsageError."""
+    return open_storage(
+        settings.storage_url,
+        s3_endpoint=settings.s3_endpoint,
+        s3_region=settings.s3_region,
         longest_wait_seconds=longest_wait_seconds,
     )
