@@ -40,7 +40,8 @@ class Arrival:
 
     It is written to the WAL with the body, so that decoding again gives the same rows.
     `header_columns` are (column, value) of the `X-P-*` headers, in order of the column's name.
-    `signal`: metrics or events.
+    `signal`: metrics or events. `recovered_as`: empty, or the name under which a record was set aside
+    that is taken in again.
     """
 
     signal: str
@@ -51,6 +52,7 @@ class Arrival:
     source_ip: str
     user_agent: str
     header_columns: tuple[tuple[str, str], ...] = ()
+    recovered_as: str = ""
 
 
 @dataclass(frozen=True, slots=True)

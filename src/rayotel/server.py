@@ -18,7 +18,10 @@ from rayotel.config import Settings
 from rayotel.errors import RayotelError, UsageError
 from rayotel.http.connection import Connection
 from rayotel.http.front import Front
-from rayotel.ingest.committer import Committer
+from rayotel.ingest.commit.committer import Committer
+from rayotel.ingest.commit.late import LateHours
+from rayotel.ingest.commit.reading import Reader
+from rayotel.ingest.commit.writing import Writer
 from rayotel.ingest.decode.decoder import Decoder
 from rayotel.ingest.decode.limits.drops import Drops
 from rayotel.ingest.receive.admission import Admission
@@ -79,15 +82,27 @@ class Service:
             max_series_cached_bytes=settings.max_series_cached_bytes,
             drops=drops,
         )
-        self.committer = Committer(
-            self.journal,
+        self._writer = Writer(
             self.storage,
             self.telemetry,
-            self.decoder.decode,
             self.stored,
             self.signals,
-            interval_seconds=settings.commit_interval_seconds,
+            self.journal,
             max_label_columns=settings.max_label_columns,
+        )
+        self.late = LateHours(
+            self.journal,
+            wait_seconds=settings.late_hours_wait_seconds,
+            after_seconds=settings.compaction_after_seconds,
+        )
+        self.committer = Committer(
+            self.journal,
+            Reader(self.journal.directory, self.decoder.decode, self.telemetry),
+            self._writer,
+            self.late,
+            self.stored,
+            self.telemetry,
+            interval_seconds=settings.commit_interval_seconds,
         )
 
         self._compactor = CompactorThread(
@@ -116,7 +131,8 @@ class Service:
         """Take the data directory, find what earlier runs left, begin to commit and compact."""
         self.journal.open()
         self.signals.open()
-        self.stored.open(self.journal.oldest_number)
+        self.late.open()
+        self.stored.open(self.journal.numbers)
         self.committer.start()
         self._compactor.start()
         self._ready = True

@@ -141,10 +141,16 @@ class Telemetry:
             "rayotel_wal_damaged_bytes", "Unreadable bytes of the WAL, moved aside, by place.",
             ["place"], registry=registry,
         )  # fmt: skip
-        self.undecodable_records = Counter(
-            "rayotel_wal_undecodable_records", "WAL records that could not be decoded again.",
+        self.records_set_aside = Counter(
+            "rayotel_wal_records_set_aside",
+            "WAL records that made a commit fail, moved aside whole.",
             registry=registry,
-        )  # fmt: skip
+        )
+        self.records_recovered = Counter(
+            "rayotel_wal_records_recovered",
+            "Records that were set aside and taken in again.",
+            registry=registry,
+        )
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count a request; `route` is its label, never a path as it came."""

@@ -96,6 +96,11 @@ class Settings:
     commit_interval_seconds: float = _wal(
         5.0, "how long acknowledged points wait in the WAL before they become Parquet"
     )
+    late_hours_wait_seconds: float = _wal(
+        300.0,
+        "how long points of hours that are long over wait for others, so that a backfill makes few"
+        " parts; 0: not at all",
+    )
     shutdown_timeout_seconds: float = _wal(
         60.0, "how long a stopping server tries to commit what waits in the WAL"
     )
@@ -197,7 +202,7 @@ class Settings:
             raise UsageError("settings 'metrics_stream' and 'events_stream' are the same stream")
 
     def _check_numbers(self) -> None:
-        may_be_zero = {"port", "query_threads", "cache_bytes"}
+        may_be_zero = {"port", "query_threads", "cache_bytes", "late_hours_wait_seconds"}
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, int | float) and not isinstance(value, bool):

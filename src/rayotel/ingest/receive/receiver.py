@@ -146,7 +146,7 @@ class Receiver:
         batch: Batch
         recognised = self._decoder.recognised(record)
         if recognised is not None:
-            digest, batch = digest_of(record.arrival.stream, record.body), recognised.batch
+            digest, batch = digest_of(record), recognised.batch
             self._telemetry.inflated_bytes.inc(recognised.inflated_bytes or len(record.body))
         else:
             if self._threads is None:
@@ -179,7 +179,7 @@ class Receiver:
             raise TryLater(503, error.message, RETRY_AFTER_FULL_WAL_SECONDS) from None
 
     def _digest_and_decode(self, record: Record, ticket: Ticket) -> tuple[bytes, Batch]:
-        return digest_of(record.arrival.stream, record.body), self._decode(record, ticket)
+        return digest_of(record), self._decode(record, ticket)
 
     def _decode(self, record: Record, ticket: Ticket) -> Batch:
         inflated = 0

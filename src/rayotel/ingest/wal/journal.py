@@ -7,6 +7,9 @@ restart, are decoded again from the WAL when their segment is committed.
 
 A request that is sent again (see `recent_requests`) is not appended. It is answered when the first
 one is durable.
+
+The committer takes sealed segments in order. One whose late rows wait for others is held: it stays
+on disk, and is released with those that it waited for.
 """
 
 from __future__ import annotations
@@ -18,16 +21,18 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rayotel import durable
 from rayotel.errors import DataDirectoryBusy, WalError
-from rayotel.ingest.wal import segments
+from rayotel.ingest.wal import earlier, segments
 from rayotel.ingest.wal.fill import FillLevel
-from rayotel.ingest.wal.recent_requests import SeenRequests, digest_of
-from rayotel.ingest.wal.segments import Damage
+from rayotel.ingest.wal.recent_requests import DIGEST_BYTES, SeenRequests, digest_of
+from rayotel.ingest.wal.waiting import Segment, keep_skipped, skipped_path
 from rayotel.logs import Failing, log_event
 from rayotel.model import Batch, Record
 from rayotel.telemetry import Telemetry
@@ -36,29 +41,10 @@ MAX_GROUP_RECORDS = 512
 MIN_FREE_DISK_BYTES = 32 * 1024 * 1024
 # A commit holds a whole segment decoded, and Fluent Bit's bodies grow thirteenfold and more.
 MAX_SEGMENT_COLUMNS_BYTES = 32 * 1024 * 1024
+# of digests of sealed segments that memory holds; those beyond it are computed again
+MAX_DIGESTS_BYTES = 8 * 1024 * 1024
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Segment:
-    """A segment on disk, and its batches and digests in memory.
-
-    `batches` has one entry per record, None where the record must be decoded again; `batches` is
-    None for a segment from before the start. `digests`: of its requests; `repeated`: positions of
-    records that another segment stores. `columns_bytes`: the size of all its batches;
-    `waiting_bytes`: the size of those in memory.
-    """
-
-    number: int
-    path: Path
-    size_bytes: int
-    oldest_unix: float
-    batches: list[Batch | None] | None = None
-    columns_bytes: int = 0
-    waiting_bytes: int = 0
-    digests: list[bytes] = field(default_factory=list)
-    repeated: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -66,6 +52,7 @@ class _Entry:
     payload: bytes
     batch: Batch
     digest: bytes
+    received_unix_nano: int
     done: Future[None] = field(default_factory=Future)
 
 
@@ -101,8 +88,10 @@ class Journal:
         )
         self._pending: dict[bytes, Future[None]] = {}
         self._pending_lock = threading.Lock()
-        self._sealed: list[Segment] = []
+        self._sealed: deque[Segment] = deque()
+        self._held: list[Segment] = []
         self._sealed_bytes = 0
+        self._digests_bytes = 0
         self._waiting_columns_bytes = 0
         self._writer: segments.SegmentWriter | None = None
         self._current: Segment | None = None
@@ -113,6 +102,7 @@ class Journal:
         self._fill = FillLevel(limit_bytes)
         self._failing = Failing()
         self.receiver = ""
+        self.epoch = segments.new_epoch()
         self.on_sealed: Callable[[], None] = lambda: None
 
     @property
@@ -125,14 +115,14 @@ class Journal:
         self._take_data_directory()
         try:
             self.receiver = segments.receiver_id(self._directory)
-            numbers = segments.segment_numbers(self._directory)
-            for number in numbers:
-                path = segments.segment_path(self._directory, number)
-                status = path.stat()
-                self._sealed.append(Segment(number, path, status.st_size, status.st_mtime))
-            self._recognise(self._seen.load(int(time.time())))
+            now = int(time.time())
+            self._seen.load(now)
+            found = earlier.segments_of(
+                self._directory, self.epoch, lambda digest: self._seen.add(digest, now)
+            )
+            self._sealed.extend(found)
             self._sealed_bytes = sum(segment.size_bytes for segment in self._sealed)
-            self._next_number = numbers[-1] + 1 if numbers else 1
+            self._next_number = found[-1].number + 1 if found else 1
             self._start_segment()
         except OSError as error:
             raise WalError(
@@ -141,38 +131,6 @@ class Journal:
         self._closed = False
         self._report()
         self._thread.start()
-
-    def _recognise(self, owners: dict[bytes, int]) -> None:
-        """Remember the requests of segments of earlier runs, and find those that stand in two.
-
-        A request can stand in two where the disk failed under the first: it was not acknowledged,
-        and was sent again. One of them, the same after every start, stores it.
-        """
-        now = int(time.time())
-        records = damaged_bytes = 0
-        for segment in self._sealed:
-            mine: set[bytes] = set()
-            for item in segments.read_segment(segment.path.read_bytes(), segment.number):
-                if isinstance(item, Damage):
-                    damaged_bytes += len(item.content)
-                    continue
-                digest = digest_of(item.arrival.stream, item.body)
-                if owners.setdefault(digest, segment.number) != segment.number or digest in mine:
-                    segment.repeated.add(len(segment.digests))
-                mine.add(digest)
-                segment.digests.append(digest)
-                self._seen.add(digest, now)
-            records += len(segment.digests)
-        if records or damaged_bytes:
-            log_event(
-                logger,
-                logging.INFO,
-                "the WAL holds requests of an earlier run: they are committed first",
-                segments=len(self._sealed),
-                bytes=sum(segment.size_bytes for segment in self._sealed),
-                records=records,
-                damaged_bytes=damaged_bytes,
-            )
 
     def _take_data_directory(self) -> None:
         try:
@@ -209,7 +167,7 @@ class Journal:
         if self.size_bytes + len(payload) > self._limit_bytes:
             self._fill.refused(self.size_bytes)
             raise WalError("the WAL is full: storage has not taken what waits in it")
-        entry = _Entry(payload, batch, digest)
+        entry = _Entry(payload, batch, digest, record.arrival.received_unix_nano)
         entry.done.set_running_or_notify_cancel()  # a client that goes away cancels nothing
         with self._pending_lock:
             if self._entries.qsize() >= self._max_waiting_records:
@@ -228,21 +186,27 @@ class Journal:
     def waiting_bytes(self) -> int:
         """The same without what every segment begins with: 0 when nothing waits."""
         with self._lock:
-            count = len(self._sealed) + (self._writer is not None)
-            return self.size_bytes - count * segments.HEADER_BYTES
+            count = len(self._sealed) + len(self._held) + (self._writer is not None)
+            return max(0, self.size_bytes - count * segments.HEADER_BYTES)
 
     @property
-    def oldest_number(self) -> int:
-        """The number of the first segment that is not released."""
+    def limit_bytes(self) -> int:
+        """The bound of `size_bytes`."""
+        return self._limit_bytes
+
+    @property
+    def numbers(self) -> set[int]:
+        """The numbers of all segments that are not released."""
         with self._lock:
-            return self._sealed[0].number if self._sealed else self._next_number - 1
+            return {segment.number for segment in (*self._sealed, *self._held)}
 
     @property
     def oldest_unix(self) -> float | None:
         """When the oldest record that is not committed arrived, seconds since 1970; None: none."""
         with self._lock:
-            if self._sealed:
-                return self._sealed[0].oldest_unix
+            waiting = [*self._held[:1], *([self._sealed[0]] if self._sealed else [])]
+            if waiting:
+                return min(segment.oldest_unix for segment in waiting)
             has_records = self._current is not None and self._current.batches
             return self._current.oldest_unix if self._current and has_records else None
 
@@ -317,7 +281,8 @@ class Journal:
             raise
         self._telemetry.fsync_seconds.observe(time.monotonic() - started)
         self._keep_batches([entry.batch for entry in group])
-        self._current.digests += [entry.digest for entry in group]
+        for entry in group:
+            self._current.note(entry.digest, entry.received_unix_nano)
         self._current.size_bytes = self._writer.size_bytes
         is_large = self._current.columns_bytes >= MAX_SEGMENT_COLUMNS_BYTES
         if is_large or self._writer.size_bytes >= self._segment_bytes:
@@ -340,10 +305,14 @@ class Journal:
             segment.batches.append(batch)
 
     def _start_segment(self) -> None:
-        writer = segments.SegmentWriter(self._directory, self._next_number)
+        # a number whose file could not be made is not used again
+        number = self._next_number
         self._next_number += 1
+        writer = segments.SegmentWriter(self._directory, number, self.epoch)
         self._writer = writer
-        self._current = Segment(writer.number, writer.path, writer.size_bytes, time.time(), [])
+        self._current = Segment(
+            number, self.epoch, writer.path, writer.size_bytes, time.time(), batches=[]
+        )
 
     def _seal_locked(self) -> None:
         writer, segment = self._writer, self._current
@@ -351,6 +320,11 @@ class Journal:
             return
         writer.close()
         self._writer = self._current = None
+        if segment.digests is not None:
+            self._digests_bytes += len(segment.digests)
+            if self._digests_bytes > MAX_DIGESTS_BYTES:
+                self._digests_bytes -= len(segment.digests)
+                segment.digests = None
         self._sealed.append(segment)
         self._sealed_bytes += segment.size_bytes
         self.on_sealed()
@@ -366,22 +340,71 @@ class Journal:
         with self._lock:
             return self._sealed[0] if self._sealed else None
 
-    def release(self, segment: Segment) -> None:
-        """Forget a committed segment. Raises WalError where its file cannot be removed."""
+    def decide(self, segment: Segment, fresh_from_hour: int) -> int:
+        """Seal a segment durably, before its first part; returns the first hour of fresh rows.
+
+        A segment that was sealed before keeps what was decided then. Raises WalError.
+        """
+        if segment.fresh_from_hour is None:
+            if segment.skipped:
+                keep_skipped(segment)
+            segments.seal(
+                segment.path,
+                segments.Header(
+                    segment.number, segment.epoch, segment.size_bytes, segment.records,
+                    fresh_from_hour,
+                ),
+            )  # fmt: skip
+            segment.fresh_from_hour = fresh_from_hour
+        return segment.fresh_from_hour
+
+    def hold(self, segment: Segment) -> None:
+        """The oldest segment's fresh rows are stored; it stays for its late rows."""
+        with self._lock:
+            self._sealed.remove(segment)
+            self._held.append(segment)
+
+    @property
+    def held(self) -> list[Segment]:
+        """Segments whose late rows wait, in order."""
+        with self._lock:
+            return [*self._held]
+
+    def release(self, some: Sequence[Segment]) -> None:
+        """Forget committed segments. Raises WalError where a file cannot be removed.
+
+        The last one goes first: what is then left of a group is a part of what is stored.
+        """
+        for segment in reversed(some):
+            self._release(segment)
+        self._report()
+
+    def _release(self, segment: Segment) -> None:
+        digests = segment.digests
+        if digests is None:
+            digests = earlier.digests_of(segment)
         with self._lock:
             if self._writer is None:
                 # the highest number must stay on disk: start its successor before removing it
                 self._start_segment()
             try:
                 # from here on only the files of `seen` know these requests
-                self._seen.persist(segment.digests, segment.number, int(time.time()))
-                segment.path.unlink(missing_ok=True)
+                several = range(0, len(digests), DIGEST_BYTES)
+                self._seen.persist(
+                    [bytes(digests[at : at + DIGEST_BYTES]) for at in several],
+                    segment.number,
+                    int(time.time()),
+                )
+                durable.remove(segment.path)
+                if segment.skipped:
+                    durable.remove(skipped_path(segment.path))
             except OSError as error:
                 raise WalError(f"cannot release '{segment.path}': {error.strerror}") from None
-            self._sealed.remove(segment)
+            (self._held if segment in self._held else self._sealed).remove(segment)
             self._sealed_bytes -= segment.size_bytes
             self._waiting_columns_bytes -= segment.waiting_bytes
-        self._report()
+            if segment.digests is not None:
+                self._digests_bytes -= len(segment.digests)
 
     def _report(self) -> None:
         size_bytes = self.size_bytes

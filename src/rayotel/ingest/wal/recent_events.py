@@ -2,9 +2,9 @@
 
 Ray repeats events that were not answered in time, and cuts its batches anew, so a digest of the
 request does not always find them. The committer leaves out events whose id an earlier segment had.
-It must decide the same when it commits a segment again after a crash. So its memory before segment
-N is always the same: the ids stored from earlier segments, from the newest back, as many whole
-blocks as fit. Ids are compared whole.
+It must decide the same when it commits a segment again after a crash. So its memory has the ids
+stored from other segments only, from the newest back, as many whole blocks as fit. Ids are compared
+whole.
 
 **Files** `<data_dir>/wal/events/<segment>.ids` (see `id_files`), named after the first segment
 in them, with a block for each segment and stream.
@@ -22,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,18 +59,21 @@ class StoredEvents:
         self._total = 0
         self._files: list[_File] = []
         self._is_broken = True
-        self._persisted = -1
+        self._persisted = (-1, False)
 
-    def open(self, first_segment: int) -> None:
-        """Read what was stored before `first_segment`. Raises WalError."""
+    def open(self, waiting: Collection[int]) -> None:
+        """Read what was stored of all segments but those that wait to be committed (again).
+
+        Raises WalError.
+        """
         try:
             self._directory.mkdir(exist_ok=True)
-            by_place: dict[tuple[int, str], Block] = {}
+            by_place: dict[tuple[int, str, tuple[bytes, ...]], Block] = {}
             old = sorted(self._directory.glob("*.ids"))
             for path in old:
                 for block in id_files.blocks_of(path):
-                    if block.segment < first_segment:
-                        by_place.setdefault((block.segment, block.stream), block)
+                    if block.segment not in waiting:
+                        by_place.setdefault((block.segment, block.stream, block.ids), block)
             in_order = [block for _, block in sorted(by_place.items())]
             for block in in_order:
                 self._add(block)
@@ -83,10 +86,15 @@ class StoredEvents:
         known = self._keys.get(stream)
         return known is not None and key_of(event_id) in known
 
-    def persist(self, segment: int, stored: Mapping[str, Sequence[str]]) -> None:
-        """Make durable which events (ids by stream) a segment stored. Raises WalError."""
+    def persist(
+        self, segment: int, stored: Mapping[str, Sequence[str]], *, is_late: bool = False
+    ) -> None:
+        """Make durable which events (ids by stream) a segment stored. Raises WalError.
+
+        `is_late`: with the late rows that it was held for.
+        """
         blocks = self._of(segment, stored)
-        if not blocks or segment == self._persisted:
+        if not blocks or (segment, is_late) == self._persisted:
             return
         keys = sum(len(block.ids) for block in blocks)
         is_new = self._is_broken or self._files[-1].keys >= max(1, self._max_events // FILES)
@@ -101,7 +109,7 @@ class StoredEvents:
             raise self._failed(error) from None
         self._is_broken = False
         self._files[-1].keys += keys
-        self._persisted = segment
+        self._persisted = segment, is_late
         self._remove_old()
 
     def add(self, segment: int, stored: Mapping[str, Sequence[str]]) -> None:

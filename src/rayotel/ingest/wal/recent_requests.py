@@ -1,6 +1,7 @@
 """Digests of recently acknowledged requests: a request that is sent again is stored once.
 
-A request is known by its stream and the BLAKE2b digest (128 bits) of its body as sent. The memory
+A request is known by the BLAKE2b digest (128 bits) of its signal, stream, `X-P-*` headers and body as
+sent: the same body with other headers gives other rows. The memory
 of it outlives a restart: while a request is in the WAL, the WAL itself remembers it; before a
 segment is released, the digests of its requests are appended to a file here and made durable. So a
 request pays for a digest and nothing else.
@@ -13,6 +14,7 @@ A request takes about 120 bytes of memory. Beyond the bound the oldest requests 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 from collections.abc import Iterable
@@ -21,16 +23,27 @@ from pathlib import Path
 
 from rayotel.ingest.wal import id_files
 from rayotel.ingest.wal.id_files import Block
+from rayotel.model import Record
 
 DIGEST_BYTES = 16
 GENERATIONS = 6
+MAX_SENDERS_REMEMBERED = 1000
 
 
-def digest_of(stream: str, body: bytes) -> bytes:
+def digest_of(record: Record) -> bytes:
     """What a request is known by."""
-    digest = hashlib.blake2b(stream.encode() + b"\0", digest_size=DIGEST_BYTES)
-    digest.update(body)
+    arrival = record.arrival
+    digest = _begun(
+        arrival.signal, arrival.stream, arrival.header_columns, arrival.recovered_as
+    ).copy()
+    digest.update(record.body)
     return digest.digest()
+
+
+@functools.lru_cache(MAX_SENDERS_REMEMBERED)
+def _begun(*about: object) -> hashlib.blake2b:
+    """The digest of all that comes before a body: senders are few."""
+    return hashlib.blake2b(repr(about).encode() + b"\0", digest_size=DIGEST_BYTES)
 
 
 @dataclass(slots=True)
@@ -52,17 +65,14 @@ class SeenRequests:
         self._generations: list[_Generation] = []
         self._lock = threading.Lock()
 
-    def load(self, now_unix: int) -> dict[bytes, int]:
-        """Read the files; returns which segment holds each request that is remembered."""
+    def load(self, now_unix: int) -> None:
+        """Read the files. Raises OSError."""
         self._directory.mkdir(exist_ok=True)
-        owners: dict[bytes, int] = {}
         for path in sorted(self._directory.glob("*.ids")):
             for block in id_files.blocks_of(path):
                 if now_unix - block.at_unix <= self._window_seconds:
                     for digest in block.ids:
-                        owners[digest] = block.segment
                         self.add(digest, block.at_unix)
-        return owners
 
     def __contains__(self, digest: bytes) -> bool:
         with self._lock:

@@ -4,14 +4,20 @@
 
     receiver-id           twelve hexadecimal digits, made once; this receiver's name in part keys
     000000000017.wal      segments, by number; numbers only grow and are never used again
-    damaged/              bytes that could not be read, moved aside: <segment>-<offset>.bin
+    000000000017.skipped  positions of its records that are not committed (see `skipped`)
+    damaged/              what could not be read or committed, moved aside
+    recover/              records of `damaged` that are taken in again
 
 The segment with the highest number is never removed, so that the next number is known after a
 start.
 
-**Segment** (all integers little-endian): a header of 16 bytes, then records one after another.
+**Segment** (all integers little-endian): a header of 64 bytes, then records one after another.
 
-    header   8 bytes  b"RAYOWAL1"           8 bytes  segment number
+    header   8 bytes  b"RAYOWAL2"           8 bytes  segment number
+             5 bytes  epoch                 3 bytes  zero
+             8 bytes  size of the sealed segment in bytes; 0: it is not sealed
+             8 bytes  number of its records 8 bytes  first fresh hour
+             4 bytes  CRC-32 of all that    12 bytes zero
     record   4 bytes  b"RYR1"
              4 bytes  length of the payload in bytes
              4 bytes  CRC-32 of the payload
@@ -20,9 +26,18 @@ start.
                       that look like a record are not taken for one
              payload  4 bytes length of the arrival, the arrival (JSON, UTF-8), the body as it came
 
+**Sealing.** An epoch is one start of a server. A segment is sealed, in place and durably, before
+its first part is written: from then on its epoch and number name these records and no others, on
+every copy of the data directory. A segment that a start finds unsealed, or with other records than
+its seal says, may be the beginning of a longer one elsewhere: it is sealed anew, in the epoch of
+that start. The seal also says from which hour on the segment's rows were fresh, so that a commit
+that is done again divides them in the same way. Segments of 0.1.0 (b"RAYOWAL1", a header of 16
+bytes) have no seal and the epoch of zeros.
+
 **Reading** never fails for damage. Where no record stands, the reader searches the next offset of a
 whole record; the bytes between are a damaged stretch. Without a next record the stretch is the
-tail: a crash cut it off mid-write, and it was never acknowledged.
+tail: a crash cut it off mid-write, and it was never acknowledged. What is behind the sealed size
+was never acknowledged either.
 """
 
 from __future__ import annotations
@@ -36,21 +51,67 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from rayotel.durable import replace_file, sync_directory
+from rayotel import durable
 from rayotel.errors import WalError
 from rayotel.lake.layout import is_receiver_id
 from rayotel.model import Arrival, Record
 
-MAGIC = b"RAYOWAL1"
+MAGIC, OLD_MAGIC = b"RAYOWAL2", b"RAYOWAL1"
 MARK = b"RYR1"
-_HEADER = struct.Struct("<8sQ")
+OLD_EPOCH = "0000000000"
+EPOCH_BYTES = 5
+_HEADER = struct.Struct("<8sQ5s3xQQQ")
+_OLD_HEADER = struct.Struct("<8sQ")
 _FRAME = struct.Struct("<4sII")
 _CRC = struct.Struct("<I")
 _PLACE = struct.Struct("<QQ")
-HEADER_BYTES = _HEADER.size
+HEADER_BYTES = 64
 FRAME_BYTES = _FRAME.size + _CRC.size
 _ARRIVAL_FIELDS = tuple(field.name for field in fields(Arrival))
 _SEGMENT_FILE = re.compile(r"(\d{12})\.wal")
+
+
+def new_epoch() -> str:
+    """The epoch of a start: ten random hexadecimal digits."""
+    return os.urandom(EPOCH_BYTES).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What stands at the beginning of a segment.
+
+    `size_bytes`: of the sealed segment; 0: it is not sealed. `fresh_from_hour`: rows of this hour
+    and later ones were fresh when it was sealed, hours since 1970.
+    """
+
+    number: int
+    epoch: str
+    size_bytes: int = 0
+    records: int = 0
+    fresh_from_hour: int = 0
+
+    def content(self) -> bytes:
+        """Its bytes."""
+        plain = _HEADER.pack(
+            MAGIC, self.number, bytes.fromhex(self.epoch), self.size_bytes, self.records,
+            self.fresh_from_hour,
+        )  # fmt: skip
+        return (plain + _CRC.pack(zlib.crc32(plain))).ljust(HEADER_BYTES, b"\0")
+
+
+def header_of(content: bytes) -> Header | None:
+    """The header at the beginning of a segment's bytes; None where it is damaged or old."""
+    if len(content) < HEADER_BYTES or not content.startswith(MAGIC):
+        return None
+    if _CRC.unpack_from(content, _HEADER.size)[0] != zlib.crc32(content[: _HEADER.size]):
+        return None
+    _, number, epoch, size, records, hour = _HEADER.unpack_from(content)
+    return Header(number, epoch.hex(), size, records, hour)
+
+
+def is_old(content: bytes, number: int) -> bool:
+    """Whether these are a segment's bytes as 0.1.0 wrote them."""
+    return content[: _OLD_HEADER.size] == _OLD_HEADER.pack(OLD_MAGIC, number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +132,7 @@ def payload_of(record: Record) -> bytes:
 
 
 def record_of(payload: bytes) -> Record:
-    """The opposite of `payload_of`; raises ValueError for anything else."""
+    """The opposite of `payload_of`; raises ValueError, KeyError or TypeError for anything else."""
     (length,) = _CRC.unpack_from(payload)
     fields = json.loads(payload[_CRC.size : _CRC.size + length])
     headers = tuple((str(name), str(value)) for name, value in fields.pop("header_columns"))
@@ -87,8 +148,15 @@ def frame(payload: bytes, number: int, offset: int) -> bytes:
 def read_segment(content: bytes, number: int) -> Iterator[Record | Damage]:
     """Everything in a segment's bytes, in order: records, and damaged stretches between them."""
     offset = 0
-    if content[:HEADER_BYTES] == _HEADER.pack(MAGIC, number):
+    header = header_of(content)
+    if header is not None and header.number == number:
         offset = HEADER_BYTES
+        if header.size_bytes:
+            content = content[: header.size_bytes]
+    elif content.startswith(MAGIC):  # the header alone is damaged
+        offset = min(HEADER_BYTES, len(content))
+    elif is_old(content, number):
+        offset = _OLD_HEADER.size
     while offset < len(content):
         record_and_end = _record_at(content, number, offset)
         if record_and_end is None:
@@ -130,16 +198,14 @@ def _next_record(content: bytes, number: int, offset: int) -> int | None:
 class SegmentWriter:
     """The segment that is being written. Not safe for several threads."""
 
-    def __init__(self, directory: Path, number: int) -> None:
+    def __init__(self, directory: Path, number: int, epoch: str) -> None:
         self.number = number
+        self.epoch = epoch
         self.path = segment_path(directory, number)
         self.records = 0
         self.broken = False
         try:
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            os.write(self._descriptor, _HEADER.pack(MAGIC, number))
-            os.fsync(self._descriptor)
-            sync_directory(directory)
+            self._descriptor = durable.create(self.path, Header(number, epoch).content())
         except OSError as error:
             raise _log_error(error) from error
         self.size_bytes = HEADER_BYTES
@@ -156,12 +222,12 @@ class SegmentWriter:
             framed.append(frame(payload, self.number, offset))
             offset += len(framed[-1])
         try:
-            _write_all(self._descriptor, b"".join(framed))
+            durable.write_all(self._descriptor, b"".join(framed))
         except OSError as error:
             self._cut_back()
             raise _log_error(error) from error
         try:
-            os.fdatasync(self._descriptor)
+            durable.sync_data(self._descriptor)
         except OSError as error:
             self.broken = True
             raise _log_error(error) from error
@@ -170,9 +236,7 @@ class SegmentWriter:
 
     def _cut_back(self) -> None:
         try:
-            os.ftruncate(self._descriptor, self.size_bytes)
-            os.lseek(self._descriptor, self.size_bytes, os.SEEK_SET)
-            os.fsync(self._descriptor)
+            durable.cut(self._descriptor, self.size_bytes)
         except OSError:
             self.broken = True
 
@@ -183,10 +247,12 @@ class SegmentWriter:
             self._descriptor = -1
 
 
-def _write_all(descriptor: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
+def seal(path: Path, header: Header) -> None:
+    """Write a segment's header with its seal, in place. Raises WalError."""
+    try:
+        durable.overwrite(path, header.content())
+    except OSError as error:
+        raise _log_error(error) from error
 
 
 def _log_error(error: OSError) -> WalError:
@@ -202,6 +268,14 @@ def segment_numbers(directory: Path) -> list[int]:
 def segment_path(directory: Path, number: int) -> Path:
     """Where a segment is."""
     return directory / f"{number:012d}.wal"
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a segment. Raises WalError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WalError(f"cannot read '{path}': {error.strerror}") from None
 
 
 def known_receiver_id(directory: Path) -> str:
@@ -223,22 +297,10 @@ def known_receiver_id(directory: Path) -> str:
 
 
 def receiver_id(directory: Path) -> str:
-    """The id of the receiver that owns this WAL, made and made durable at first use.
-
-    It lives beside the segments: whoever removes the WAL's directory, and with it the memory of
-    which numbers were used, gets a new id too, and so can never write a part's name again.
-    """
+    """The id of the receiver that owns this WAL, made and made durable at first use."""
     path = directory / "receiver-id"
     if path.exists():
         return known_receiver_id(directory)
     new = os.urandom(6).hex()
-    replace_file(path, f"{new}\n".encode("ascii"))
+    durable.replace_file(path, f"{new}\n".encode("ascii"))
     return new
-
-
-def move_aside(directory: Path, number: int, damage: Damage) -> Path:
-    """Keep the bytes of a damaged stretch in `damaged/`; returns where."""
-    target = directory / "damaged" / f"{number:012d}-{damage.offset}.bin"
-    target.parent.mkdir(exist_ok=True)
-    target.write_bytes(damage.content)
-    return target

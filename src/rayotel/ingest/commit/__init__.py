@@ -1,0 +1,1 @@
+"""From the WAL to the lake."""
