@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import pyarrow as pa
-
 from rayotel.errors import RayotelError, StorageError, WalError
 from rayotel.ingest.wal import segments
 from rayotel.ingest.wal.journal import Journal, Segment
@@ -25,6 +23,7 @@ from rayotel.ingest.wal.segments import Damage
 from rayotel.ingest.wal.stream_signals import StreamSignals
 from rayotel.lake import parts
 from rayotel.lake.layout import PartName
+from rayotel.lake.parts import HourRows
 from rayotel.lake.rows import by_signal as rows
 from rayotel.lake.rows.stream_memory import StreamMemories
 from rayotel.lake.signal import BY_NAME, Signal
@@ -216,12 +215,12 @@ class Committer:
             is_stored = functools.partial(self._stored.has, stream)
             with self._memories.of(stream) as memory:
                 made = rows.tables(BY_NAME[signal], batches, memory, is_stored)
-            done.repeated += made.left_out
-            if made.ids:
-                done.ids[stream] = made.ids
-            for hour, table in made.by_hour.items():
-                self._put(stream, hour, segment.number, table, BY_NAME[signal])
-                done.parts += 1
+                done.repeated += made.left_out
+                if made.ids:
+                    done.ids[stream] = made.ids
+                for hour in made.hours:
+                    self._put(stream, hour, segment.number, BY_NAME[signal])
+                    done.parts += 1
         return done
 
     def _by_place(self, segment: Segment) -> dict[tuple[str, str], list[Batch]]:
@@ -256,9 +255,9 @@ class Committer:
             stored_in=place,
         )
 
-    def _put(self, stream: str, hour: int, number: int, table: pa.Table, signal: Signal) -> None:
-        name = PartName(stream, hour, self._journal.receiver, number, number, 0)
-        content = parts.to_parquet(table, stream, signal)
+    def _put(self, stream: str, hour: HourRows, number: int, signal: Signal) -> None:
+        name = PartName(stream, hour.hour, self._journal.receiver, number, number, 0)
+        content = parts.to_parquet(hour, stream, signal, "")
         self._storage.put(name.key, content)
         self._telemetry.parts_written.inc()
         self._telemetry.part_bytes.inc(len(content))
