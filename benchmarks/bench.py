@@ -26,16 +26,14 @@ import load
 import scrapes
 from rayotel import replay
 from rayotel.ingest.decode.decoder import Decoder
-from rayotel.lake import parts
-from rayotel.lake.rows import by_signal
 from rayotel.lake.rows.stream_memory import StreamMemory
-from rayotel.lake.signal import METRICS
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import PROTOBUF, Arrival, Batch, Record, TimeRange
 from rayotel.query.ray import questions as shipped
 from rayotel.query.session import Session
 from support.harness import LIMITS, RECORDING, Server
+from support.lakes import part, tables_by_hour
 
 ROUNDS = 5
 CHURN_REQUESTS, CHURN_SERIES = 500, 2000
@@ -144,18 +142,15 @@ def write(batches: list[Batch]) -> list[Row]:
     points = sum(batch.accepted_rows for batch in batches)
 
     def tables(some: list[Batch]) -> list[pa.Table]:
-        made = by_signal.tables(METRICS, some, StreamMemory(512), lambda _: False)
-        return list(made.by_hour.values())
+        return list(tables_by_hour(some, StreamMemory(512)).values())
 
     made = tables(batches)
     build = median_seconds(lambda: tables(batches))
-    encode = median_seconds(lambda: [parts.to_parquet(table, "s", METRICS) for table in made])
+    encode = median_seconds(lambda: [part(table) for table in made])
     sizes = {}
     for label, count in (("one scrape of the cluster", 5), ("a minute", 30), ("all", len(batches))):
         groups = [batches[i : i + count] for i in range(0, len(batches), count)]
-        size = sum(
-            len(parts.to_parquet(t, "s", METRICS)) for group in groups for t in tables(group)
-        )
+        size = sum(len(part(t)) for group in groups for t in tables(group))
         sizes[label] = size / points
     return [
         ("columns to Arrow table, rows/s", rate(points, build), ""),

@@ -21,13 +21,11 @@ import pyarrow.compute as pc
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from compaction import moved, recorded_tables
-from rayotel.lake import parts
 from rayotel.lake.layout import PartName
-from rayotel.lake.signal import METRICS
 from rayotel.model import NANOSECONDS_PER_HOUR
 from support.fault_proxy import Fault, FaultProxy, Kind
 from support.harness import RAYOTEL, S3_KEY_ID, S3_SECRET, environment, make_bucket, s3_server
-from support.lakes import RECEIVER
+from support.lakes import RECEIVER, part
 
 COMMANDS = (
     ("streams", "streams", "--format", "csv"),
@@ -44,9 +42,7 @@ def make_lake(directory: Path, hours: int, streams: int) -> None:
     last_hour = time.time_ns() // NANOSECONDS_PER_HOUR - 1
     names = ["raymetrics", *(f"stream_{number}" for number in range(streams - 1))]
     for hour in range(last_hour - hours + 1, last_hour + 1):
-        content = parts.to_parquet(
-            moved(table, 0, hour * NANOSECONDS_PER_HOUR, first), "s", METRICS
-        )
+        content = part(moved(table, 0, hour * NANOSECONDS_PER_HOUR, first))
         for name in names:
             path = directory / PartName(name, hour, RECEIVER, 1, 720, 1).key
             path.parent.mkdir(parents=True)

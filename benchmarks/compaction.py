@@ -25,16 +25,13 @@ import pyarrow.compute as pc
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from rayotel import replay
-from rayotel.lake import parts
 from rayotel.lake.layout import PartName
-from rayotel.lake.rows import by_signal
 from rayotel.lake.rows.stream_memory import StreamMemory
-from rayotel.lake.signal import METRICS
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import NANOSECONDS_PER_HOUR, PROTOBUF, Arrival, Record, TimeRange
 from rayotel.query.session import Session
 from support.harness import LIMITS, RAYOTEL, RECORDING, environment
-from support.lakes import DECODER, RECEIVER
+from support.lakes import DECODER, RECEIVER, part, tables_by_hour
 
 FIRST_HOUR = 490_000
 QUARTER_NANO = NANOSECONDS_PER_HOUR // 4
@@ -51,9 +48,7 @@ def recorded_tables() -> list[pa.Table]:
     return [
         table
         for start in range(0, len(batches), REQUESTS_PER_PART)
-        for table in by_signal.tables(
-            METRICS, batches[start : start + REQUESTS_PER_PART], memory, lambda _: False
-        ).by_hour.values()
+        for table in tables_by_hour(batches[start : start + REQUESTS_PER_PART], memory).values()
     ]
 
 
@@ -86,7 +81,7 @@ def make_lake(path: Path, wanted_rows: int) -> tuple[int, int, int]:
                 number += 1
                 shifted = moved(table, cluster, start, first)
                 name = PartName("s", FIRST_HOUR + quarter // 4, RECEIVER, number, number, 0)
-                storage.put(name.key, parts.to_parquet(shifted, "s", METRICS))
+                storage.put(name.key, part(shifted))
                 total += table.num_rows
         quarter += 1
     return total, number, (quarter + 3) // 4

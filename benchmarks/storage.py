@@ -41,6 +41,7 @@ from rayotel.lake.recipe import ROW_GROUP_ROWS, Recipe
 from rayotel.lake.schema import TIMESTAMP
 from rayotel.lake.signal import METRICS
 from rayotel.model import NANOSECONDS_PER_HOUR
+from support.lakes import part
 
 FIRST_HOUR = 490_000
 QUARTER = NANOSECONDS_PER_HOUR // 4
@@ -318,7 +319,7 @@ def compacted_hours(hours: int, clusters: int, churn: bool, work: Path) -> tuple
         for quarter in range(4 * hour, 4 * hour + 4):
             for number, cluster in enumerate(made):
                 path = work / f"input-{quarter}-{number}.parquet"
-                path.write_bytes(parts.to_parquet(cluster.quarter(quarter), "s", METRICS))
+                path.write_bytes(part(cluster.quarter(quarter)))
                 inputs.append(path)
         output = work / f"hour-{hour}.parquet"
         rows += merge(inputs, output, "s", spill)

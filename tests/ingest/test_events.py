@@ -20,6 +20,7 @@ from rayotel.ingest.decode import events as ray_events
 from rayotel.lake import parts
 from rayotel.lake.rows import events as event_rows
 from rayotel.lake.rows.stream_memory import StreamMemory
+from rayotel.lake.rows.tables import every_hour
 from rayotel.lake.signal import EVENTS
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
@@ -330,11 +331,12 @@ def test_whatever_comes_is_kept(content: bytes) -> None:
     for row in batch.events:
         assert row.event_type is not None or row.problem is not None
     assert ray_events.DEFECT not in batch.unreadable
-    made = event_rows.tables([batch], StreamMemory(9), lambda _: False)
-    rows = sum(map(len, made.by_hour.values()))
+    made = event_rows.tables([batch], StreamMemory(9), lambda _: False, every_hour)
+    hours = list(made.hours)
+    rows = sum(hour.rows for hour in hours)
     assert rows == len(made.ids) == len(batch.events) - made.left_out
-    for table in made.by_hour.values():
-        assert parts.to_parquet(table, "s", EVENTS)
+    for hour in hours:
+        assert parts.to_parquet(hour, "s", EVENTS, "")
 
 
 def test_a_request_sent_again_is_stored_once(server: Server) -> None:

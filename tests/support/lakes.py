@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pyarrow as pa
+
 from rayotel.ingest.decode.decoder import Decoder
 from rayotel.lake import parts
 from rayotel.lake.layout import PartName
+from rayotel.lake.parts import HourRows
 from rayotel.lake.rows import by_signal
 from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.signal import EVENTS, METRICS, Signal
@@ -25,6 +28,19 @@ RECEIVED = 1_796_000_000 * 10**9
 DECODER = Decoder(max_inflated_body_bytes=1 << 26, max_series_cached_bytes=1 << 22)
 
 
+def tables_by_hour(
+    batches: Sequence[Batch], memory: StreamMemory, signal: Signal = METRICS
+) -> dict[int, pa.Table]:
+    """The rows of batches of one stream, by hour, as a commit makes them."""
+    made = by_signal.tables(signal, batches, memory, lambda _: False)
+    return {hour.hour: pa.concat_tables(hour.pieces) for hour in made.hours}
+
+
+def part(table: pa.Table, stream: str = "s", signal: Signal = METRICS) -> memoryview:
+    """The bytes of a part with the rows of a table."""
+    return parts.to_parquet(HourRows.of(0, table), stream, signal, "")
+
+
 def put(
     storage: Storage,
     signal: Signal,
@@ -40,9 +56,9 @@ def put(
     made = by_signal.tables(signal, batches, StreamMemory(512), known.__contains__)
     known.update(made.ids)
     keys = []
-    for hour, table in made.by_hour.items():
-        name = replace(span, hour=hour)
-        storage.put(name.key, parts.to_parquet(table, span.stream, signal))
+    for hour in made.hours:
+        name = replace(span, hour=hour.hour)
+        storage.put(name.key, parts.to_parquet(hour, span.stream, signal, ""))
         keys.append(name.key)
     return keys
 

@@ -27,12 +27,10 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
 from rayotel.ingest.decode.decoder import Decoder
 from rayotel.ingest.decode.limits.drops import NO_DROPS, Drops
-from rayotel.lake import parts
-from rayotel.lake.rows.metrics import tables_by_hour
 from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.schema import METRIC_COLUMNS
-from rayotel.lake.signal import METRICS
 from rayotel.model import Arrival, MetricBatch, Record
+from support.lakes import part, tables_by_hour
 
 FIXED = frozenset(column.name for column in METRIC_COLUMNS)
 OVERFLOW = "labels_overflow"
@@ -397,8 +395,7 @@ def stored(*batches: MetricBatch, columns: int = 512) -> dict[int, Any]:
     """What is read back from the Parquet bytes of each hour."""
     tables = tables_by_hour(batches, StreamMemory(columns))
     return {
-        hour: pq.ParquetFile(pa.BufferReader(parts.to_parquet(table, "s", METRICS))).read()
-        for hour, table in tables.items()
+        hour: pq.ParquetFile(pa.BufferReader(part(table))).read() for hour, table in tables.items()
     }
 
 

@@ -32,7 +32,7 @@ FOOTER_GUESS_BYTES = 32 * 1024
 MAX_FOOTERS_BYTES = 256 * 1024 * 1024
 MAX_COPY_BYTES = 32 * 1024 * 1024
 _BUSY_SECONDS = 2.0
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _RENEWED = f"""
 DROP TABLE IF EXISTS footers;
 DROP TABLE IF EXISTS columns;
@@ -42,7 +42,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS columns (id INTEGER PRIMARY KEY, content BLOB UNIQUE);
 CREATE TABLE IF NOT EXISTS footers (
     key TEXT PRIMARY KEY, size_bytes INTEGER, written_unix REAL,
-    signal TEXT, rows INTEGER, first_unix_nano INTEGER, last_unix_nano INTEGER, columns INTEGER
+    signal TEXT, rows INTEGER, first_unix_nano INTEGER, last_unix_nano INTEGER,
+    source TEXT, overflow_rows INTEGER, columns INTEGER
 ) WITHOUT ROWID;
 """
 
@@ -158,7 +159,7 @@ def _known(database: sqlite3.Connection | None, keys: Mapping[str, Part]) -> dic
     schemas: dict[int, pa.Schema] = {}
     known: dict[str, Footer] = {}
     with contextlib.suppress(sqlite3.Error, pa.ArrowException, OSError):
-        for key, size, written, signal, rows, first, last, columns in database.execute(
+        for key, size, written, *about, source, overflow, columns in database.execute(
             "SELECT * FROM footers WHERE key BETWEEN ? AND ?", (min(keys), max(keys))
         ):
             part = keys.get(key)
@@ -170,7 +171,8 @@ def _known(database: sqlite3.Connection | None, keys: Mapping[str, Part]) -> dic
                     "SELECT content FROM columns WHERE id = ?", (columns,)
                 ).fetchone()
                 schema = schemas[columns] = pa.ipc.read_schema(pa.py_buffer(content))
-            known[key] = Footer(signal, rows, first, last, schema)
+            signal, rows, first, last = about
+            known[key] = Footer(signal, rows, first, last, schema, source, overflow)
     return known
 
 
@@ -186,11 +188,12 @@ def _remember(
             content = footer.schema.serialize().to_pybytes()
             database.execute("INSERT OR IGNORE INTO columns (content) VALUES (?)", (content,))
             database.execute(
-                "INSERT OR REPLACE INTO footers VALUES (?, ?, ?, ?, ?, ?, ?,"
+                "INSERT OR REPLACE INTO footers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?,"
                 " (SELECT id FROM columns WHERE content = ?))",
                 (
                     key, part.size_bytes, part.written_unix, footer.signal,
-                    footer.rows, footer.first_unix_nano, footer.last_unix_nano, content,
+                    footer.rows, footer.first_unix_nano, footer.last_unix_nano,
+                    footer.source, footer.overflow_rows, content,
                 ),
             )  # fmt: skip
         database.execute("COMMIT")

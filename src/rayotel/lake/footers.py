@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rayotel.lake.parts import signal_in
+from rayotel.lake.parts import OVERFLOW_MARK, SOURCE_MARK, signal_in
 from rayotel.model import TimeRange
 
 
@@ -15,8 +15,9 @@ from rayotel.model import TimeRange
 class Footer:
     """Facts from the end of a part. Times are event times; None if its statistics lack them.
 
-
-    `signal`: the name of the part's signal.
+    `signal`: the name of the part's signal. `source`: a digest of what it was made from; empty
+    where the part does not say it. `overflow_rows`: its rows with labels beyond the bound on label
+    columns.
     """
 
     signal: str
@@ -24,6 +25,8 @@ class Footer:
     first_unix_nano: int | None
     last_unix_nano: int | None
     schema: pa.Schema
+    source: str = ""
+    overflow_rows: int = 0
 
     def touches(self, range_: TimeRange) -> bool:
         """Whether the part can have rows of a range."""
@@ -60,10 +63,14 @@ def read_footer(end: bytes) -> Footer:
         metadata = pq.read_metadata(pa.BufferReader(end))
         schema = metadata.schema.to_arrow_schema()
         first, last = _event_times(metadata)
-        named = signal_in(metadata.metadata, schema.names)
+        marks = metadata.metadata or {}
+        named = signal_in(marks, schema.names)
+        source = marks.get(SOURCE_MARK, b"").decode("ascii")
+        overflow_rows = int(marks.get(OVERFLOW_MARK, b"0"))
     except (pa.ArrowException, OSError) as error:
         raise ValueError(str(error).partition("\n")[0]) from None
-    return Footer(named.name, metadata.num_rows, first, last, schema.remove_metadata())
+    plain = schema.remove_metadata()
+    return Footer(named.name, metadata.num_rows, first, last, plain, source, overflow_rows)
 
 
 def _event_times(metadata: Any) -> tuple[int | None, int | None]:

@@ -1,9 +1,10 @@
-"""Parquet parts: a table of rows becomes a file, whose footer names its stream and signal."""
+"""Parquet parts: rows become a file, whose footer names its stream, signal and source."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,26 +14,63 @@ from rayotel import __version__
 from rayotel.lake.recipe import ROW_GROUP_ROWS, Recipe
 from rayotel.lake.signal import BY_NAME, Signal, of_columns
 
-STREAM_MARK, SIGNAL_MARK = b"rayotel.stream", b"rayotel.signal"
+# estimated memory of the columns of a piece, which becomes a row group
+PIECE_BYTES = 16 << 20
+STREAM_MARK, SIGNAL_MARK, SOURCE_MARK = b"rayotel.stream", b"rayotel.signal", b"rayotel.source"
+OVERFLOW_MARK = b"rayotel.overflow_rows"
 
 
-def to_parquet(table: pa.Table, stream: str, signal: Signal) -> memoryview:
-    """The bytes of a part. `table` has the fixed columns of its signal, then labels."""
+@dataclass(frozen=True, slots=True, eq=False)
+class HourRows:
+    """The rows of one hour of a stream, which make one part.
+
+    `hour` counts from 1970. `schema` is that of every piece: the fixed columns, then labels.
+    `pieces` come in sorted order, each of at most about PIECE_BYTES, and can be read once. `held`:
+    the columns that are not null throughout. `overflow_rows`: how many rows have a label without a
+    column because the bound on label columns was reached.
+    """
+
+    hour: int
+    rows: int
+    schema: pa.Schema
+    pieces: Iterator[pa.Table]
+    held: frozenset[str]
+    overflow_rows: int = 0
+
+    @classmethod
+    def of(cls, hour: int, table: pa.Table) -> HourRows:
+        """The rows of an hour that are one piece."""
+        columns = zip(table.column_names, table.columns, strict=True)
+        held = frozenset(name for name, column in columns if column.null_count < len(column))
+        return cls(hour, len(table), table.schema, iter([table]), held)
+
+
+def to_parquet(hour: HourRows, stream: str, signal: Signal, source: str) -> memoryview:
+    """The bytes of a part with the rows of an hour, which are used up.
+
+    `source`: a digest of what the part is made from, empty if unknown.
+    """
     sink = pa.BufferOutputStream()
-    held = [
-        name
-        for name, column in zip(table.column_names, table.columns, strict=True)
-        if column.null_count < len(column)
-    ]
-    recipe = signal.fresh.holding(held)
-    with part_writer(sink, table.schema, stream, signal, recipe) as writer:
-        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+    recipe = signal.fresh.holding(hour.held)
+    with part_writer(
+        sink, hour.schema, stream, signal, recipe,
+        source=source, overflow_rows=hour.overflow_rows,
+    ) as writer:  # fmt: skip
+        for piece in hour.pieces:
+            writer.write_table(piece, row_group_size=ROW_GROUP_ROWS)
     return memoryview(sink.getvalue())
 
 
 @contextlib.contextmanager
 def part_writer(
-    where: Path | pa.NativeFile, columns: pa.Schema, stream: str, signal: Signal, recipe: Recipe
+    where: Path | pa.NativeFile,
+    columns: pa.Schema,
+    stream: str,
+    signal: Signal,
+    recipe: Recipe,
+    *,
+    source: str = "",
+    overflow_rows: int = 0,
 ) -> Iterator[pq.ParquetWriter]:
     """A writer of a part, to a file or a buffer, with the encodings and marks of all parts."""
     judged = [field.name for field in columns if recipe.has_statistics(field)]
@@ -59,6 +97,8 @@ def part_writer(
                 "rayotel.version": __version__,
                 STREAM_MARK: stream,
                 SIGNAL_MARK: signal.name,
+                SOURCE_MARK: source,
+                OVERFLOW_MARK: str(overflow_rows),
             }
         )
 

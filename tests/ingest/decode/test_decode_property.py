@@ -30,11 +30,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from rayotel.ingest.decode.decoder import Decoder
-from rayotel.lake import parts
-from rayotel.lake.rows.metrics import tables_by_hour
 from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.schema import METRIC_COLUMNS
-from rayotel.lake.signal import METRICS
+from support.lakes import part, tables_by_hour
 from support.otlp_reference import (
     ARRIVED,
     HOUR,
@@ -142,7 +140,7 @@ def test_duckdb_reads_what_pyarrow_reads(
     """A case-insensitive engine sees the same columns and, to the microsecond, the same values."""
     batch = decode(request_.SerializeToString(), header_columns=headers)
     for table in tables_by_hour([batch], StreamMemory(512)).values():
-        content = parts.to_parquet(table, "s", METRICS)
+        content = part(table)
         by_arrow = pq.ParquetFile(pa.BufferReader(content)).read()
         assert len({name.lower() for name in by_arrow.column_names}) == by_arrow.num_columns
         found = duck(content)

@@ -24,11 +24,9 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from rayotel.ingest.decode.decoder import no_reservation
 from rayotel.ingest.decode.limits.inflate import BodyTooLarge, MalformedBody, inflate
-from rayotel.lake import parts
-from rayotel.lake.rows.metrics import tables_by_hour
 from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.schema import METRIC_COLUMNS
-from rayotel.lake.signal import METRICS
+from support.lakes import part, tables_by_hour
 from support.otlp_reference import (
     ARRIVED,
     DAY,
@@ -276,11 +274,11 @@ def test_a_name_without_control_characters_has_a_column(key: str) -> None:
 @pytest.mark.parametrize("name", ["hour", "date"])
 def test_a_header_named_like_a_directory_is_readable(tmp_path: Path, name: str) -> None:
     """An engine that reads the lake as it lies sees every header column, also `X-P-Hour`."""
-    part = tmp_path / "s" / "date=2026-11-20" / "hour=17" / "x.parquet"
-    part.parent.mkdir(parents=True)
+    path = tmp_path / "s" / "date=2026-11-20" / "hour=17" / "x.parquet"
+    path.parent.mkdir(parents=True)
     batch = decode(gauges(ARRIVED).SerializeToString(), header_columns=((name, "noon"),))
     (table,) = tables_by_hour([batch], StreamMemory(5)).values()
-    part.write_bytes(parts.to_parquet(table, "s", METRICS))
+    path.write_bytes(part(table))
     with duckdb.connect() as connection:
         found = connection.sql(f"SELECT * FROM '{tmp_path}/s/**/*.parquet'").fetch_arrow_table()
     assert ["noon"] in [found.column(column).to_pylist() for column in found.column_names]

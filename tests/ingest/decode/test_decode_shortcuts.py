@@ -32,11 +32,11 @@ from rayotel.ingest.decode.otlp.fast import metrics as otlp_metrics
 from rayotel.ingest.decode.otlp.fast.metrics import Memory
 from rayotel.ingest.decode.otlp.messages import MalformedProtobuf
 from rayotel.ingest.decode.otlp.metrics import Contexts, decode_in_full
-from rayotel.lake.rows.metrics import tables_by_hour
 from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.schema import METRIC_TYPES
 from rayotel.model import Arrival, MetricBatch
 from rayotel.replay import Recording
+from support.lakes import tables_by_hour
 from support.otlp_reference import ARRIVAL, ARRIVED, DAY, YEAR_2000, gauges, with_integer_times
 from support.otlp_strategies import HEADERS, REQUESTS, few
 

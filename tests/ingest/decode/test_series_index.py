@@ -9,12 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayotel.lake import parts
 from rayotel.lake.rows import stream_memory
-from rayotel.lake.rows.metrics import tables_by_hour
 from rayotel.lake.rows.stream_memory import StreamMemories, StreamMemory
-from rayotel.lake.signal import METRICS
 from rayotel.model import MetricBatch, Points, Series
+from support.lakes import part, tables_by_hour
 from support.otlp_reference import ARRIVAL, ARRIVED, HOUR
 from support.otlp_strategies import few
 
@@ -80,7 +78,7 @@ def batches(draw: st.DrawFn, shared: list[tuple[Series, ...]], number: int) -> M
 def written(sent: Sent, memory: StreamMemory) -> dict[int, bytes]:
     """The bytes of each hour's part."""
     tables = tables_by_hour(sent, memory)
-    return {hour: bytes(parts.to_parquet(table, "s", METRICS)) for hour, table in tables.items()}
+    return {hour: bytes(part(table)) for hour, table in tables.items()}
 
 
 @few

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from rayotel.lake import schema
+from rayotel.lake.parts import HourRows
 from rayotel.lake.rows.label_columns import LabelColumns
 from rayotel.lake.rows.stream_memory import StreamMemory
-from rayotel.lake.rows.tables import Tables
+from rayotel.lake.rows.tables import Tables, Wanted
 from rayotel.lake.signal import EVENTS
 from rayotel.model import NANOSECONDS_PER_HOUR, Arrival, Event, EventBatch
 
@@ -35,25 +36,33 @@ class _Origin:
 
 
 def tables(
-    batches: Sequence[EventBatch], memory: StreamMemory, is_stored: Callable[[str], bool]
+    batches: Sequence[EventBatch],
+    memory: StreamMemory,
+    is_stored: Callable[[str], bool],
+    wanted: Wanted,
 ) -> Tables:
     """All events of `batches`, which are of one stream. Deterministic.
 
     Left out are events whose id `is_stored`, and all but the first of those that share one.
     """
-    kept: dict[str, tuple[Event, _Origin]] = {}
-    total = 0
+    kept: set[str] = set()
+    ids: list[str] = []
+    by_hour: dict[int, list[tuple[Event, _Origin]]] = {}
+    left_out = 0
     for batch in batches:
         origin = _origin(batch.arrival, memory.labels)
-        total += len(batch.events)
         for event in batch.events:
-            if event.event_id not in kept and not is_stored(event.event_id):
-                kept[event.event_id] = (event, origin)
-    by_hour: dict[int, list[tuple[Event, _Origin]]] = {}
-    for row in kept.values():
-        by_hour.setdefault(row[0].time_unix_nano // NANOSECONDS_PER_HOUR, []).append(row)
-    made = {hour: _table(rows) for hour, rows in by_hour.items()}
-    return Tables(made, list(kept), total - len(kept))
+            hour = event.time_unix_nano // NANOSECONDS_PER_HOUR
+            is_wanted = wanted(hour)
+            if event.event_id in kept or is_stored(event.event_id):
+                left_out += is_wanted
+                continue
+            kept.add(event.event_id)
+            if is_wanted:
+                ids.append(event.event_id)
+                by_hour.setdefault(hour, []).append((event, origin))
+    hours = (HourRows.of(hour, _table(rows)) for hour, rows in sorted(by_hour.items()))
+    return Tables(hours, ids, left_out)
 
 
 def _origin(arrival: Arrival, labels: LabelColumns) -> _Origin:

@@ -8,7 +8,7 @@ series and time, so that equal texts stand together.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rayotel.lake import schema
+from rayotel.lake.parts import HourRows
 from rayotel.lake.rows.dictionaries import text_column
 from rayotel.lake.rows.series_columns import SeriesLabels, UsedSeries, fixed_columns
 from rayotel.lake.rows.series_index import SeriesIndex
 from rayotel.lake.rows.stream_memory import StreamMemory
-from rayotel.lake.rows.tables import Tables
+from rayotel.lake.rows.tables import Tables, Wanted
 from rayotel.model import NANOSECONDS_PER_HOUR, Arrival, Lists, MetricBatch, Points
 
 if TYPE_CHECKING:
@@ -43,30 +44,26 @@ class _Rows:
 
 
 def tables(
-    batches: Sequence[MetricBatch], memory: StreamMemory, is_stored: Callable[[str], bool]
+    batches: Sequence[MetricBatch],
+    memory: StreamMemory,
+    is_stored: Callable[[str], bool],
+    wanted: Wanted,
 ) -> Tables:
     """All points of `batches`, which are of one stream. None has an id by which it is known."""
     del is_stored
-    return Tables(tables_by_hour(batches, memory))
+    return Tables(_hours(batches, memory, wanted))
 
 
-def tables_by_hour(batches: Sequence[MetricBatch], memory: StreamMemory) -> dict[int, pa.Table]:
-    """Tables of all points of `batches`, which are of one stream, by hour since 1970.
-
-    Rows are sorted by metric, series and time. Deterministic: the same batches and the same label
-    columns give the same tables, whatever series are remembered.
-    """
+def _hours(
+    batches: Sequence[MetricBatch], memory: StreamMemory, wanted: Wanted
+) -> Iterator[HourRows]:
     rows = _rows(batches, memory.series)
     if not len(rows.time):
-        return {}
+        return
     arrivals = [batch.arrival for batch in batches]
     hours = rows.time // NANOSECONDS_PER_HOUR
-    first, last = int(hours.min()), int(hours.max())
-    by_hour = {}
-    for hour in [first] if first == last else np.unique(hours).tolist():
-        chosen = None if first == last else np.flatnonzero(hours == hour)
-        by_hour[int(hour)] = _table(rows, chosen, arrivals, memory)
-    return by_hour
+    for hour in filter(wanted, np.unique(hours).tolist()):
+        yield HourRows.of(hour, _table(rows, np.flatnonzero(hours == hour), arrivals, memory))
 
 
 def _rows(batches: Sequence[MetricBatch], index: SeriesIndex) -> _Rows:
