@@ -40,8 +40,8 @@ class Arrival:
 
     It is written to the WAL with the body, so that decoding again gives the same rows.
     `header_columns` are (column, value) of the `X-P-*` headers, in order of the column's name.
-    `signal`: metrics or events. `recovered_as`: empty, or the name under which a record was set aside
-    that is taken in again.
+    `signal`: metrics or events. `recovered_as`: empty, or under which name the record was set aside
+    before it was taken in again.
     """
 
     signal: str

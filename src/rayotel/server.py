@@ -20,6 +20,7 @@ from rayotel.http.connection import Connection
 from rayotel.http.front import Front
 from rayotel.ingest.commit.committer import Committer
 from rayotel.ingest.commit.late import LateHours
+from rayotel.ingest.commit.naming import Names
 from rayotel.ingest.commit.reading import Reader
 from rayotel.ingest.commit.writing import Writer
 from rayotel.ingest.decode.decoder import Decoder
@@ -82,29 +83,14 @@ class Service:
             max_series_cached_bytes=settings.max_series_cached_bytes,
             drops=drops,
         )
-        self._writer = Writer(
-            self.storage,
-            self.telemetry,
-            self.stored,
-            self.signals,
+        self._names = Names()
+        self._late = LateHours(
             self.journal,
-            max_label_columns=settings.max_label_columns,
-        )
-        self.late = LateHours(
-            self.journal,
+            self._names,
             wait_seconds=settings.late_hours_wait_seconds,
             after_seconds=settings.compaction_after_seconds,
         )
-        self.committer = Committer(
-            self.journal,
-            Reader(self.journal.directory, self.decoder.decode, self.telemetry),
-            self._writer,
-            self.late,
-            self.stored,
-            self.telemetry,
-            interval_seconds=settings.commit_interval_seconds,
-        )
-
+        self.committer = self._new_committer()
         self._compactor = CompactorThread(
             Compactor(
                 self.storage,
@@ -121,6 +107,25 @@ class Service:
             self._tidied,
         )
 
+    def _new_committer(self) -> Committer:
+        return Committer(
+            self.journal,
+            Reader(self.journal.directory, self.decoder.decode, self.telemetry),
+            Writer(
+                self.storage,
+                self.telemetry,
+                self.stored,
+                self.signals,
+                self.journal,
+                max_label_columns=self._settings.max_label_columns,
+            ),
+            self._names,
+            self._late,
+            self.stored,
+            self.telemetry,
+            interval_seconds=self._settings.commit_interval_seconds,
+        )
+
     def _tidied(self, done: Tidied) -> None:
         self.telemetry.hours_compacted.inc(done.hours)
         self.telemetry.rows_repeated.labels("merge").inc(done.repeated)
@@ -131,7 +136,8 @@ class Service:
         """Take the data directory, find what earlier runs left, begin to commit and compact."""
         self.journal.open()
         self.signals.open()
-        self.late.open()
+        self._names.open(self.journal.epoch, self.journal.first_own)
+        self._late.open()
         self.stored.open(self.journal.numbers)
         self.committer.start()
         self._compactor.start()

@@ -14,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rayotel import durable
 from rayotel.cli.main import main
+from rayotel.ingest.commit.late import LateHours
 from rayotel.ingest.wal import segments
 from rayotel.ingest.wal.journal import Journal
 from rayotel.ingest.wal.recent_events import StoredEvents
@@ -38,9 +40,10 @@ def half(descriptor: int, content: bytes) -> None:
 Target = tuple[object, str]
 STORAGES: tuple[object, ...] = (DirectoryStorage, S3Storage)
 BEFORE: dict[str, list[Target]] = {
-    "before the log is written": [(segments, "_write_all")],
+    "before the log is written": [(durable, "write_all")],
+    "before a segment is sealed for good": [(Journal, "decide")],
     "before the log is synced": [(os, "fdatasync")],
-    "before a part is written": [(one, "put") for one in STORAGES],
+    "before a part is written": [(one, "put_new") for one in STORAGES],
     "before a file is renamed": [(Path, "replace")],
     "before a segment is released": [(Journal, "release")],
     "before a merge": [(Compactor, "_merge")],
@@ -50,8 +53,11 @@ BEFORE: dict[str, list[Target]] = {
 AFTER: dict[str, list[Target]] = {
     "after the log is synced": [(os, "fdatasync")],
     "after a segment is begun": [(segments.SegmentWriter, "__init__")],
-    "after a segment is sealed": [(Journal, "_seal_locked")],
-    "after a part is written": [(one, "put") for one in STORAGES],
+    "after a segment is closed": [(Journal, "_seal_locked")],
+    "after a segment is sealed for good": [(Journal, "decide")],
+    "after late rows are planned": [(LateHours, "plan")],
+    "after a segment is held": [(Journal, "hold")],
+    "after a part is written": [(one, "put_new") for one in STORAGES],
     "after digests are kept": [(SeenRequests, "persist")],
     "after ids of events are kept": [(StoredEvents, "persist")],
     "after a segment is released": [(Journal, "release")],
@@ -71,12 +77,12 @@ def arm(step: str, count: int) -> None:
         return left[0] == 0
 
     if step == TORN:
-        write = segments._write_all
+        write = durable.write_all
 
         def torn(descriptor: int, content: bytes) -> None:
             (half if reached() else write)(descriptor, content)
 
-        segments._write_all = torn
+        durable.write_all = torn
         return
     for owner, name in BEFORE.get(step, []) + AFTER.get(step, []):
         setattr(owner, name, _wrapped(getattr(owner, name), reached, before=step in BEFORE))

@@ -14,7 +14,7 @@ from rayotel.ingest.wal import segments
 from rayotel.ingest.wal.segments import Damage, SegmentWriter
 from rayotel.model import Arrival, Record
 
-NUMBER = 7
+NUMBER, EPOCH = 7, "00ff00ff00"
 ARRIVAL = Arrival(
     signal="metrics",
     stream="raymetrics",
@@ -30,7 +30,7 @@ bodies = st.lists(st.binary(max_size=40), min_size=1, max_size=5)
 
 def segment(contents: list[bytes], number: int = NUMBER) -> bytes:
     """A segment's bytes with a record per body."""
-    content = segments._HEADER.pack(segments.MAGIC, number)
+    content = segments.Header(number, EPOCH).content()
     for body in contents:
         content += segments.frame(segments.payload_of(Record(ARRIVAL, body)), number, len(content))
     return content
@@ -86,7 +86,11 @@ def test_arbitrary_bytes_are_read_without_an_error(content: bytes) -> None:
     """Whatever stands in a segment, reading ends, and accounts for every byte."""
     found, damage = read(content)
     assert not found
-    assert sum(len(one.content) for one in damage) in (len(content), len(content) - 16)
+    assert sum(len(one.content) for one in damage) in {
+        len(content),
+        len(content) - 16,
+        max(0, len(content) - 64),
+    }
 
 
 def test_a_body_that_holds_a_record_is_not_taken_for_one() -> None:
@@ -107,7 +111,7 @@ def test_a_record_of_another_segment_is_not_read() -> None:
 
 def test_a_failed_write_leaves_no_trace(tmp_path: Path) -> None:
     """When the disk refuses a record, the segment is cut back and later records are whole."""
-    writer = SegmentWriter(tmp_path, NUMBER)
+    writer = SegmentWriter(tmp_path, NUMBER, EPOCH)
     writer.append([segments.payload_of(Record(ARRIVAL, b"kept"))])
     real = writer._descriptor
     read_only = os.open(writer.path, os.O_RDONLY)

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 
 from rayotel.errors import RayotelError, StorageError, WalError
 from rayotel.ingest.commit.failing import Failing as FailingRecords
-from rayotel.ingest.commit.late import LateHours, StreamHour, late_hours
+from rayotel.ingest.commit.late import LateHours, late_hours
+from rayotel.ingest.commit.naming import Names, Place
 from rayotel.ingest.commit.reading import Reader
 from rayotel.ingest.commit.recovery import Recovery
 from rayotel.ingest.commit.writing import Made, Target, Writer
@@ -60,6 +61,7 @@ class Committer:
         journal: Journal,
         reader: Reader,
         writer: Writer,
+        names: Names,
         late: LateHours,
         stored: StoredEvents,
         telemetry: Telemetry,
@@ -69,6 +71,7 @@ class Committer:
         self._journal = journal
         self._reader = reader
         self._writer = writer
+        self._names = names
         self._late = late
         self._stored = stored
         self._telemetry = telemetry
@@ -158,7 +161,7 @@ class Committer:
             if not isinstance(error, WalError):
                 self._count_unexpected(group)
             return False
-        if made.parts:
+        if made.places:
             self._storage_is_back()
         self._goes_on(group)
         self._unexpected_tries = self._searches = 0
@@ -182,6 +185,7 @@ class Committer:
         else:
             self._journal.release(group)
         self._stored.add(segment.number, made.ids)
+        self._names.written(group, made.places)
         return made
 
     def _keep_ids(self, number: int, made: Made, *, is_late: bool) -> None:
@@ -211,14 +215,16 @@ class Committer:
         self._keep_ids(last, made, is_late=True)
         self._journal.release(group)
         self._stored.add(last, made.ids)
+        self._names.written(group, made.places)
         self._late.written(hours, is_last=not self._journal.held)
         return made
 
     def _write(
         self, group: list[Segment], batches: Sequence[Batch], wanted: Callable[[int], bool]
     ) -> Made:
-        spans = self._late.spans(group)
-        target = Target(self._journal.receiver, spans, source_of(group))
+        target = Target(
+            self._journal.receiver, lambda place: self._names.spans(group, place), source_of(group)
+        )
         return self._writer.write(batches, wanted, target)
 
     def _count_unexpected(self, group: list[Segment]) -> None:
@@ -286,7 +292,7 @@ class Committer:
             )
 
 
-def _late_rows(batches: Sequence[Batch], fresh_from_hour: int) -> set[StreamHour]:
+def _late_rows(batches: Sequence[Batch], fresh_from_hour: int) -> set[Place]:
     """The streams and hours of rows before an hour."""
     return {
         (batch.arrival.stream, hour)

@@ -40,7 +40,10 @@ class Failing:
         self._telemetry = telemetry
 
     def set_aside(self, segment: Segment, *, all_of_it: bool) -> int:
-        """Set aside the records that fail, or all; returns how many. Raises StorageError, WalError."""
+        """Set aside the records that fail, or all; returns how many.
+
+        Raises StorageError, WalError.
+        """
         records = list(self._reader.records(segment))
         failing = records if all_of_it else self._failing(records)
         if not failing:

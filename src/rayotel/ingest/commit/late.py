@@ -23,9 +23,10 @@ import numpy as np
 
 from rayotel import durable
 from rayotel.errors import WalError
+from rayotel.ingest.commit.naming import Names, Place
 from rayotel.ingest.wal.journal import Journal
 from rayotel.ingest.wal.waiting import Segment
-from rayotel.lake.layout import MAX_SPANS, Span, joined_spans
+from rayotel.lake.layout import MAX_SPANS
 from rayotel.model import NANOSECONDS_PER_HOUR, Batch, MetricBatch
 
 SECONDS_PER_HOUR = 3600
@@ -33,7 +34,7 @@ SECONDS_PER_HOUR = 3600
 MAX_GROUP_COLUMNS_BYTES = 32 * 1024 * 1024
 MAX_HOURS_PENDING = 50_000
 WAL_SHARE_PERCENT = 25
-StreamHour = tuple[str, int]
+_NO_PLACE = ("", 0)
 
 
 def late_hours(batch: Batch, fresh_from_hour: int) -> set[int]:
@@ -54,16 +55,18 @@ def late_hours(batch: Batch, fresh_from_hour: int) -> set[int]:
 class LateHours:
     """The held segments of one WAL, and when they are written."""
 
-    def __init__(self, journal: Journal, *, wait_seconds: float, after_seconds: float) -> None:
+    def __init__(
+        self, journal: Journal, names: Names, *, wait_seconds: float, after_seconds: float
+    ) -> None:
         """`after_seconds`: how long an hour must be over to be late."""
         self._plan = journal.directory / "plan.json"
-        self._epoch = journal.epoch
+        self._names = names
         self._wait_seconds = wait_seconds
         self._after_seconds = after_seconds
         self._max_held_bytes = journal.limit_bytes * WAL_SHARE_PERCENT // 100
         self._fresh_from_hour = 0
-        self._pending: set[StreamHour] = set()
-        self._written: dict[StreamHour, float] = {}
+        self._pending: set[Place] = set()
+        self._written: dict[Place, float] = {}
         self._came = 0.0
         self._planned: set[int] = set()
 
@@ -78,7 +81,7 @@ class LateHours:
             self._fresh_from_hour = max(self._fresh_from_hour, hour)
         return self._fresh_from_hour
 
-    def note(self, hours: Iterable[StreamHour]) -> None:
+    def note(self, hours: Iterable[Place]) -> None:
         """A segment is held for its rows of these hours."""
         self._pending.update(hours)
         self._came = time.monotonic()
@@ -123,20 +126,11 @@ class LateHours:
             columns += segment.columns_bytes
             is_alike = not group or segment.fresh_from_hour == group[0].fresh_from_hour
             fits = not group or columns <= MAX_GROUP_COLUMNS_BYTES
-            if not is_alike or not fits or len(self.spans([*group, segment])) > MAX_SPANS:
+            spans = self._names.spans([*group, segment], _NO_PLACE)
+            if not is_alike or not fits or len(spans) > MAX_SPANS:
                 break
             group.append(segment)
         return group
-
-    def spans(self, group: Sequence[Segment]) -> tuple[Span, ...]:
-        """The spans of the parts of a group.
-
-        Of this start's own segments those between two members were released without late rows: a
-        span may go across them.
-        """
-        own = [segment.number for segment in group if segment.epoch == self._epoch]
-        single = [Span(s.epoch, s.number, s.number) for s in group if s.epoch != self._epoch]
-        return joined_spans([*single, *([Span(self._epoch, own[0], own[-1])] if own else [])])
 
     def plan(self, group: Sequence[Segment]) -> None:
         """Make the group durable, before its first part. Raises WalError."""
@@ -149,7 +143,7 @@ class LateHours:
             raise WalError(f"cannot write '{self._plan}': {error.strerror or error}") from None
         self._planned = set(numbers)
 
-    def written(self, hours: Iterable[StreamHour], *, is_last: bool) -> None:
+    def written(self, hours: Iterable[Place], *, is_last: bool) -> None:
         """A group was written, with rows of these hours; `is_last`: no segment is held any more."""
         now = time.monotonic()
         self._planned.clear()

@@ -1,4 +1,4 @@
-"""The records of a segment and their batches: from memory, or from the WAL where memory has none."""
+"""The records of a segment and their batches: from memory, or else from the WAL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A group of segments becomes parts: all are made first, then put, so that doing it again is harmless.
+"""A group of segments becomes parts. All are made before the first is put.
 
 A part's name lists the segments that it holds, and its footer has a digest of their records. Where
 an object of that name exists with the same digest, it is this part. Where it has another, the part
@@ -17,14 +17,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rayotel.errors import StorageUnavailable, WalError
+from rayotel.ingest.commit.naming import Place
 from rayotel.ingest.wal import segments
 from rayotel.ingest.wal.journal import Journal
 from rayotel.ingest.wal.recent_events import StoredEvents
 from rayotel.ingest.wal.stream_signals import StreamSignals
 from rayotel.lake import cache, layout, parts
-from rayotel.lake.layout import Part, PartName, Span
+from rayotel.lake.layout import OLD_EPOCH, Part, PartName, Span, Spans
 from rayotel.lake.rows import by_signal as rows
 from rayotel.lake.rows.stream_memory import StreamMemories
+from rayotel.lake.rows.tables import every_hour
 from rayotel.lake.signal import BY_NAME
 from rayotel.lake.storage.interface import MAX_PARALLEL_REQUESTS, Storage, side_by_side
 from rayotel.logs import log_event
@@ -40,36 +42,33 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the parts of a group have in common. `source`: the digest of their records."""
+    """Names of the parts of a group. `source`: the digest of their records."""
 
     receiver: str
-    spans: tuple[Span, ...]
+    spans: Callable[[Place], Spans]
     source: str
 
 
 @dataclass(slots=True)
 class Made:
-    """Results of a commit: `ids` stored, by stream; rows `repeated`; `parts` written."""
+    """Results of a commit: `ids` stored, by stream; rows `repeated`; the `places` of its parts."""
 
     ids: dict[str, Sequence[str]] = field(default_factory=dict)
     repeated: int = 0
-    parts: int = 0
+    places: list[Place] = field(default_factory=list)
 
 
 class _Spool:
     """Parts that were made and are not put yet: in memory, beyond a bound in a file."""
 
     def __init__(self, directory: Path) -> None:
-        self._file = tempfile.SpooledTemporaryFile(MAX_MADE_BYTES, dir=directory)  # noqa: SIM115
+        self._file = tempfile.SpooledTemporaryFile(MAX_MADE_BYTES, dir=str(directory))  # noqa: SIM115
         self._names: list[tuple[PartName, int]] = []
 
     def add(self, name: PartName, content: memoryview) -> None:
         """Keep a part."""
         self._file.write(content)
         self._names.append((name, len(content)))
-
-    def __len__(self) -> int:
-        return len(self._names)
 
     def __iter__(self) -> Iterator[tuple[PartName, memoryview]]:
         self._file.seek(0)
@@ -114,7 +113,6 @@ class Writer:
                 for name, content in self._made(batches, wanted, target, made):
                     spool.add(name, content)
                 self._put_all(spool, target.source)
-                made.parts = len(spool)
             finally:
                 spool.close()
         except OSError as error:
@@ -126,10 +124,10 @@ class Writer:
 
         Raises whatever a commit of them would raise.
         """
-        target = Target("0" * 12, (Span(segments.OLD_EPOCH, 0, 0),), "")
+        target = Target("0" * 12, lambda _: (Span(OLD_EPOCH, 0, 0),), "")
         memories, self._memories = self._memories, StreamMemories(self._max_label_columns)
         try:
-            for _, content in self._made(batches, lambda hour: True, target, Made()):
+            for _, content in self._made(batches, every_hour, target, Made()):
                 key = layout.probe_key(uuid.uuid4().hex)
                 self._storage.put_new(key, content)
                 self._storage.delete(key)
@@ -152,7 +150,9 @@ class Writer:
                 if tables.ids:
                     made.ids[stream] = tables.ids
                 for hour_rows in tables.hours:
-                    name = PartName(stream, hour_rows.hour, target.receiver, target.spans, 0, False)
+                    place = stream, hour_rows.hour
+                    name = PartName(*place, target.receiver, target.spans(place), 0, False)
+                    made.places.append(place)
                     yield name, parts.to_parquet(hour_rows, stream, BY_NAME[signal], target.source)
 
     def _by_place(self, batches: Sequence[Batch]) -> dict[tuple[str, str], list[Batch]]:
@@ -222,7 +222,7 @@ class Writer:
             return False
         part = Part(name, found[0].size_bytes, found[0].written_unix)
         known = cache.footers(self._storage, [part], None)[0].source
-        is_old = not known and all(span.epoch == segments.OLD_EPOCH for span in name.spans)
+        is_old = not known and all(span.epoch == OLD_EPOCH for span in name.spans)
         return known == source or is_old
 
 

@@ -4,7 +4,7 @@
     damaged/<segment>-<epoch>-<n>.record       a whole record whose commit failed; n: its position
     recover/<the same name>                    a record that a server is to take in again
 
-A file of a record is b"RAYOREC1", the record's payload (see `segments`), and 4 bytes CRC-32 of both.
+A file of a record is b"RAYOREC1", the record's payload (see `segments`), and their CRC-32.
 `rayotel recover` moves such files to `recover`. The server that has the data directory, or its next
 start, writes each to the WAL and removes the file. The record keeps its first arrival and names the
 file that it comes from, so that taking it in twice stores it once.

@@ -18,6 +18,7 @@ from rayotel.ingest.wal import segments
 from rayotel.ingest.wal.recent_requests import DIGEST_BYTES, digest_of
 from rayotel.ingest.wal.segments import Damage
 from rayotel.ingest.wal.waiting import Segment, known_skipped
+from rayotel.lake.layout import OLD_EPOCH
 from rayotel.logs import log_event
 from rayotel.model import Record
 
@@ -26,9 +27,7 @@ MAX_SUSPECTS = 512  # of a segment: as many as are written together
 logger = logging.getLogger(__name__)
 
 
-def segments_of(
-    directory: Path, epoch: str, remember: Callable[[bytes], object]
-) -> list[Segment]:
+def segments_of(directory: Path, epoch: str, remember: Callable[[bytes], object]) -> list[Segment]:
     """All segments in a WAL's directory, in order. Raises OSError, WalError.
 
     `remember` is called with the digest of every request in them.
@@ -65,7 +64,7 @@ def _judge(segment: Segment, content: bytes) -> None:
     """Take over what the segment's seal says, where it holds."""
     header = segments.header_of(content)
     if segments.is_old(content, segment.number):
-        segment.epoch, segment.fresh_from_hour = segments.OLD_EPOCH, 0
+        segment.epoch, segment.fresh_from_hour = OLD_EPOCH, 0
     elif (
         header is not None
         and header.number == segment.number

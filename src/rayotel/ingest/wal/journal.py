@@ -31,7 +31,7 @@ from rayotel import durable
 from rayotel.errors import DataDirectoryBusy, WalError
 from rayotel.ingest.wal import earlier, segments
 from rayotel.ingest.wal.fill import FillLevel
-from rayotel.ingest.wal.recent_requests import DIGEST_BYTES, SeenRequests, digest_of
+from rayotel.ingest.wal.recent_requests import DIGEST_BYTES, SeenRequests
 from rayotel.ingest.wal.waiting import Segment, keep_skipped, skipped_path
 from rayotel.logs import Failing, log_event
 from rayotel.model import Batch, Record
@@ -103,6 +103,7 @@ class Journal:
         self._failing = Failing()
         self.receiver = ""
         self.epoch = segments.new_epoch()
+        self.first_own = 0  # the first segment of this epoch
         self.on_sealed: Callable[[], None] = lambda: None
 
     @property
@@ -123,6 +124,8 @@ class Journal:
             self._sealed.extend(found)
             self._sealed_bytes = sum(segment.size_bytes for segment in self._sealed)
             self._next_number = found[-1].number + 1 if found else 1
+            own = [segment.number for segment in found if segment.epoch == self.epoch]
+            self.first_own = min([*own, self._next_number])
             self._start_segment()
         except OSError as error:
             raise WalError(

@@ -1,10 +1,10 @@
 """Digests of recently acknowledged requests: a request that is sent again is stored once.
 
-A request is known by the BLAKE2b digest (128 bits) of its signal, stream, `X-P-*` headers and body as
-sent: the same body with other headers gives other rows. The memory
-of it outlives a restart: while a request is in the WAL, the WAL itself remembers it; before a
-segment is released, the digests of its requests are appended to a file here and made durable. So a
-request pays for a digest and nothing else.
+A request is known by the BLAKE2b digest (128 bits) of its signal, stream, `X-P-*` headers and body
+as sent: the same body with other headers gives other rows. The memory of it outlives a restart:
+while a request is in the WAL, the WAL itself remembers it; before a segment is released, the
+digests of its requests are appended to a file here and made durable. So a request pays for a digest
+and nothing else.
 
 **Files** `<data_dir>/wal/requests/<start>.ids` (see `id_files`): `start` is the second since 1970
 at which the file was begun. A file is removed when its youngest block is older than the window.

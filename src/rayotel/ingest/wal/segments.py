@@ -58,7 +58,6 @@ from rayotel.model import Arrival, Record
 
 MAGIC, OLD_MAGIC = b"RAYOWAL2", b"RAYOWAL1"
 MARK = b"RYR1"
-OLD_EPOCH = "0000000000"
 EPOCH_BYTES = 5
 _HEADER = struct.Struct("<8sQ5s3xQQQ")
 _OLD_HEADER = struct.Struct("<8sQ")
@@ -103,10 +102,9 @@ def header_of(content: bytes) -> Header | None:
     """The header at the beginning of a segment's bytes; None where it is damaged or old."""
     if len(content) < HEADER_BYTES or not content.startswith(MAGIC):
         return None
-    if _CRC.unpack_from(content, _HEADER.size)[0] != zlib.crc32(content[: _HEADER.size]):
-        return None
     _, number, epoch, size, records, hour = _HEADER.unpack_from(content)
-    return Header(number, epoch.hex(), size, records, hour)
+    header = Header(number, epoch.hex(), size, records, hour)
+    return header if header.content() == content[:HEADER_BYTES] else None
 
 
 def is_old(content: bytes, number: int) -> bool:
@@ -153,8 +151,6 @@ def read_segment(content: bytes, number: int) -> Iterator[Record | Damage]:
         offset = HEADER_BYTES
         if header.size_bytes:
             content = content[: header.size_bytes]
-    elif content.startswith(MAGIC):  # the header alone is damaged
-        offset = min(HEADER_BYTES, len(content))
     elif is_old(content, number):
         offset = _OLD_HEADER.size
     while offset < len(content):
