@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from compaction import moved, recorded_tables
 from rayotel.lake import parts
-from rayotel.lake.layout import PartName
+from rayotel.lake.layout import PartName, Span
 from rayotel.lake.signal import METRICS
 from rayotel.model import NANOSECONDS_PER_HOUR
 from support.fault_proxy import Fault, FaultProxy, Kind
@@ -48,7 +48,9 @@ def make_lake(directory: Path, hours: int, streams: int) -> None:
             moved(table, 0, hour * NANOSECONDS_PER_HOUR, first), "s", METRICS
         )
         for name in names:
-            path = directory / PartName(name, hour, RECEIVER, 1, 720, 1).key
+            path = (
+                directory / PartName(name, hour, RECEIVER, (Span("e" * 10, 1, 720),), 1, True).key
+            )
             path.parent.mkdir(parents=True)
             path.write_bytes(content)
 
