@@ -18,6 +18,7 @@ or it is settled and the other is not. A listing is the catalog.
     _rayotel/claims/<stream>/<signal>-<receiver>    the signal of a stream (see `claims`), whose
                                                     name is in lower case, as SQL takes it
     _rayotel/layout                                 the version of all this (see `version`)
+    _rayotel/probes/<name>                          written to see whether it can be, and removed
     _rayotel/damaged/<key>                          what `rayotel verify --repair` moved aside
 
 No stream's name begins with `_`. rayotel 0.1.0 had another name for a part, in the stream's folder:

@@ -118,7 +118,7 @@ turns = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(turns)
 def test_whatever_happens_each_point_is_there_once(
     tmp_path_factory: pytest.TempPathFactory,

@@ -165,7 +165,7 @@ def known(stored: StoredEvents, stream: str = "s") -> set[int]:
 def opened(directory: Path, first_segment: int, max_events: int = 100) -> StoredEvents:
     """What a start remembers."""
     stored = StoredEvents(directory / "events", max_events=max_events)
-    stored.open(first_segment)
+    stored.open(range(first_segment, 1000))
     return stored
 
 

@@ -135,7 +135,7 @@ class LateHours:
     def plan(self, group: Sequence[Segment]) -> None:
         """Make the group durable, before its first part. Raises WalError."""
         numbers = [segment.number for segment in group]
-        if len(numbers) == 1 or self._planned >= set(numbers):
+        if self._planned >= set(numbers):
             return
         try:
             durable.replace_file(self._plan, json.dumps({"segments": numbers}).encode())
