@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # one more than cores: many tests wait for a server
 WORKERS := $(shell expr $$(nproc) + 1)
 
-.PHONY: help setup demo test test-fast test-live test-pythons wheel-demo check bench bench-peers docs stack clean
+.PHONY: help setup demo test test-fast test-live test-pythons test-lowest test-newest wheel-demo check bench bench-peers docs stack clean
 
 help:  ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 13
@@ -34,6 +34,12 @@ test-live: $(STAMP)  ## run the tests that need Ray and Fluent Bit, where those 
 
 test-pythons: $(STAMP)  ## run the fast tests on each Python from 3.11 to 3.14 that is there
 	.ci/test-pythons 3.11 3.12 3.13 3.14
+
+test-lowest:  ## run all but the thorough tests on the lowest versions that pyproject.toml allows
+	.ci/test-versions lowest
+
+test-newest: $(STAMP)  ## run them on the newest versions, unless those are in .venv
+	.ci/test-versions newest
 
 wheel-demo:  ## build the wheel and run the demo from it, without development tools
 	PYTHON=$(PYTHON) .ci/wheel-demo

@@ -4,6 +4,7 @@ RayotelError
 ├── UsageError              the command or a setting is wrong: never retry as it is, exit code 2
 ├── QueryError              the SQL is wrong, forbidden or took too much: never retry as it is
 │   └── PartRemoved         a part went away meanwhile: ask again
+├── BrokenInstallation      a library does something else than rayotel needs: install another first
 ├── DataDirectoryBusy       another server has the data directory: retry when it is gone
 ├── RequestRefused          an HTTP request is answered with an error status
 │   ├── NeverAcceptable     4xx: the same request can never be accepted, the sender may drop it
@@ -48,6 +49,10 @@ class PartRemoved(QueryError):
             "a part was removed while the question ran: compaction or retention let it go",
             hint="ask again",
         )
+
+
+class BrokenInstallation(RayotelError):
+    """A library does not do what rayotel needs. Never retry before another version is there."""
 
 
 class DataDirectoryBusy(RayotelError):

@@ -18,6 +18,7 @@ from rayotel.config import Settings
 from rayotel.errors import RayotelError, UsageError
 from rayotel.http.connection import Connection
 from rayotel.http.front import Front
+from rayotel.ingest import probe
 from rayotel.ingest.commit.committer import Committer
 from rayotel.ingest.commit.late import LateHours
 from rayotel.ingest.commit.naming import Names
@@ -212,6 +213,7 @@ def serve(settings: Settings) -> int:
     """
     address = _address(settings)
     service = Service(settings)  # a setting that cannot be used is an error before the port is
+    probe.prove()
     listener = _listen(settings, address)
     try:
         service.open()

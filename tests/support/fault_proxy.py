@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 PIECE_BYTES = 16 * 1024
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _ERROR = "<?xml version='1.0'?><Error><Code>{}</Code><Message>played by a test</Message></Error>"
-_CODES = {500: "InternalError", 503: "SlowDown"}
+_CODES = {403: "AccessDenied", 404: "NoSuchBucket", 500: "InternalError", 503: "SlowDown"}
 
 
 class Kind(Enum):
@@ -33,7 +33,8 @@ class Kind(Enum):
     NOTHING = auto()
     REFUSED = auto()  # nobody listens, and open connections are reset
     RESET = auto()  # each connection is taken and reset
-    SILENT = auto()  # each request is taken and never answered
+    SILENT = auto()  # each request is taken and never answered; reset when the fault ends
+    FORGOTTEN = auto()  # each request is taken and never answered, nor its connection closed
     SLOW = auto()  # each request waits for `seconds`, then moves at `bytes_per_second`
     STATUS = auto()  # each request is answered with `status`
     CUT_REQUEST = auto()  # the server gets `after_bytes` of the body, then both sides are reset
@@ -46,7 +47,7 @@ class Fault:
     """A kind, its measures, and the requests that meet it.
 
     `only`: a pattern of the request line; `skip`: so many of these pass before the first that
-    meets the fault.
+    meets the fault; `times`: so many meet it, 0: all until another is played.
     """
 
     kind: Kind
@@ -56,6 +57,7 @@ class Fault:
     bytes_per_second: float = float("inf")
     only: str = ""
     skip: int = 0
+    times: int = 0
 
 
 HEALTHY = Fault(Kind.NOTHING)
@@ -170,6 +172,8 @@ class FaultProxy:
         self._matched += 1
         if fault.kind is Kind.NOTHING or self._matched <= fault.skip:
             return HEALTHY
+        if fault.times and self.met >= fault.times:
+            return HEALTHY
         self.met += 1
         return fault
 
@@ -179,6 +183,8 @@ class FaultProxy:
         if not head:
             return False
         fault = self._fault_for(head)
+        if fault.kind is Kind.FORGOTTEN:
+            await asyncio.Event().wait()
         if fault.kind is Kind.SILENT:
             await self._changed.wait()
         if fault.kind in (Kind.SILENT, Kind.RESET, Kind.REFUSED):

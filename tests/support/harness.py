@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any, Self
 
 import boto3
 import httpx
@@ -68,7 +68,7 @@ class Server:
         self._log = data_dir.parent / f"serve-{self.port}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -83,13 +83,10 @@ class Server:
 
     def start(self) -> None:
         """Start and wait until it is ready; fails with its log."""
-        command = [*RAYOTEL, "serve", "--port", str(self.port), "--data-dir", str(self.data_dir)]
+        command = ["serve", "--port", str(self.port), "--data-dir", str(self.data_dir)]
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, "--commit-interval-seconds", "0.2", *self._arguments],
-                stdout=log,
-                stderr=log,
-                env=self._env,
+            self._process = self._spawn(
+                [*command, "--commit-interval-seconds", "0.2", *self._arguments], log
             )
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
@@ -100,6 +97,9 @@ class Server:
                     return
             time.sleep(0.02)
         raise AssertionError(f"the server did not start: {self.log()}")
+
+    def _spawn(self, arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*RAYOTEL, *arguments], stdout=log, stderr=log, env=self._env)
 
     def log(self) -> str:
         """All that it said."""
