@@ -57,6 +57,30 @@ def compact(name: str | None, adopt: str | None, **lake: Any) -> None:
 
 
 @click.command()
+@click.option("--data-dir", metavar="DIR", help="Directory of the WAL.")
+def recover(data_dir: str | None) -> None:
+    """Take records in again that could not be committed and were set aside.
+
+    A record that makes every commit fail is moved to wal/damaged in the data directory, and all
+    others go on. Once the cause is mended, for example by a newer rayotel, this command gives such
+    records back: to the running server within a commit interval, or to its next start. They keep
+    their time of arrival and are stored once, however often the command runs.
+    """
+    from rayotel.ingest.wal import aside, segments
+
+    directory = config.load({"data_dir": data_dir}).data_dir / "wal"
+    segments.known_receiver_id(directory)  # or there is no WAL
+    names = aside.ask_back(directory)
+    for name in names:
+        click.echo(name)
+    say(f"{len(names)} records are given back: the server, or its next start, takes them in")
+    unreadable = aside.unreadable(directory)
+    if unreadable:
+        size = sum(path.stat().st_size for path in unreadable)
+        say(f"{len(unreadable)} pieces of {size} bytes hold no readable record and stay")
+
+
+@click.command()
 @click.option("--dry-run", is_flag=True, help="Show the hours without removing them.")
 @output_options
 @lake_options
