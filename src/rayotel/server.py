@@ -75,6 +75,7 @@ class Service:
             self.journal.directory / "signals.json",
             lambda stream: claims.holder(self.storage, stream),
             lambda wanted: claims.settle(self.storage, wanted, self.journal.receiver),
+            max_streams=settings.max_streams,
         )
         self.stored = StoredEvents(
             self.journal.directory / "events", max_events=settings.max_events_remembered

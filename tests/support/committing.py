@@ -113,6 +113,7 @@ class Run:
             self.journal.directory / "signals.json",
             lambda stream: claims.holder(storage, stream),
             lambda wanted: claims.settle(storage, wanted, self.journal.receiver, id),
+            max_streams=1000,
         )
         names = Names()
         self.late = LateHours(

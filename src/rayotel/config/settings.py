@@ -89,6 +89,11 @@ class Settings:
     max_bytes_in_flight: int = _receiving(
         256 * MIB, "bytes of bodies, as sent and decompressed, held at once (503 beyond)"
     )
+    max_streams: int = _receiving(
+        10_000,
+        "streams that a server remembers; those that got nothing for an hour are forgotten (503"
+        " beyond)",
+    )
     max_series_cached_bytes: int = _receiving(
         256 * MIB, "memory for series that are known, about a kilobyte a series"
     )

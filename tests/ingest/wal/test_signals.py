@@ -47,10 +47,12 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(open_storage(str(tmp_path / "lake")))
 
 
-def opened(directory: Path, lake: Lake) -> StreamSignals:
+def opened(directory: Path, lake: Lake, max_streams: int = 100) -> StreamSignals:
     """What a start knows."""
     directory.mkdir(exist_ok=True)
-    found = StreamSignals(directory / "signals.json", lake.holder, lake.settle)
+    found = StreamSignals(
+        directory / "signals.json", lake.holder, lake.settle, max_streams=max_streams
+    )
     found.open()
     return found
 
@@ -150,13 +152,20 @@ def test_a_stream_without_a_claim_holds_what_its_parts_hold(lake: Lake) -> None:
 
 
 def test_streams_are_bounded(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound no new stream is taken; those that are known go on."""
-    monkeypatch.setattr(stream_signals, "MAX_STREAMS", 3)
-    found = opened(tmp_path / "a", lake)
+    """Beyond the bound a new stream waits until one that the lake knows is out of use."""
+    found = opened(tmp_path / "a", lake, max_streams=3)
     found.claim("a", "events")
-    with pytest.raises(NeverAcceptable, match="3 streams"):
+    with pytest.raises(WalError, match="3 streams already: raise RAYOTEL_MAX_STREAMS"):
         found.claim("b", "events")
     found.claim("a", "events")
+    assert found.places([("a", "events")]) == {("a", "events"): "a"}
+    with pytest.raises(WalError):
+        found.claim("b", "events")
+    monkeypatch.setattr(stream_signals, "UNUSED_SECONDS", -1.0)
+    found.claim("b", "events")
+    assert not found.knows("a", "events")
+    with pytest.raises(NeverAcceptable, match="holds events"):
+        opened(tmp_path / "b", lake).claim("a", "metrics")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,9 @@ first request decides for now; before the first part of such a stream is written
 again. If the lake has another signal then, the rows go to the stream `<stream>-<signal>`, so that
 nothing that was acknowledged is refused afterwards.
 
+At most `max_streams` are remembered. Beyond it those are forgotten that the lake has decided and
+that got nothing for a while; where there is none, a new stream is answered 503.
+
 **File** `<data_dir>/wal/signals.json`: an object from the stream's name in lower case, since SQL
 does not tell case apart, to `{"signal": NAME, "is_settled": BOOLEAN}`. It is replaced as a whole,
 and durable before the first request of a stream is acknowledged. The streams that senders get
@@ -17,6 +20,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,12 +32,13 @@ from rayotel.lake.signal import BY_NAME, SIGNALS
 from rayotel.logs import Failing, log_event
 from rayotel.model import MAX_STREAM_NAME_CHARACTERS
 
-MAX_STREAMS = 10_000
 LOOK_SECONDS = 2.0
 LOOKS_AT_ONCE = 4
 MAX_OTHER_NAMES = 3
+UNUSED_SECONDS = 3600.0
 
 Holder = Callable[[str], str | None]
+_DEFAULTS = frozenset(signal.default_stream.lower() for signal in SIGNALS)
 Settle = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
@@ -50,8 +55,10 @@ logger = logging.getLogger(__name__)
 class StreamSignals:
     """The signals of a lake's streams. Safe for several threads. `open` before, `close` after."""
 
-    def __init__(self, path: Path, holder: Holder, settle: Settle) -> None:
+    def __init__(self, path: Path, holder: Holder, settle: Settle, *, max_streams: int) -> None:
         """`holder` and `settle`: the functions of `claims`, for the lake and this receiver."""
+        self._max_streams = max_streams
+        self._used: dict[str, float] = {}
         self._path = path
         self._holder = holder
         self._settle = settle
@@ -60,6 +67,7 @@ class StreamSignals:
         self._known = {
             signal.default_stream.lower(): _Known(signal.name, True) for signal in SIGNALS
         }
+        self._opened = time.monotonic()
         self._failing = Failing()
 
     def open(self) -> None:
@@ -81,14 +89,18 @@ class StreamSignals:
 
     def knows(self, stream: str, signal: str) -> bool:
         """Whether a stream is known to hold this signal."""
-        known = self._known.get(stream.lower())
-        return known is not None and known.signal == signal
+        name = stream.lower()
+        known = self._known.get(name)
+        if known is None or known.signal != signal:
+            return False
+        self._used[name] = time.monotonic()
+        return True
 
     def claim(self, stream: str, signal: str) -> None:
         """Make durable that a stream holds a signal. Blocks, for LOOK_SECONDS and a file.
 
-        Raises NeverAcceptable where it holds another, or streams are too many; WalError where it
-        cannot be written.
+        Raises NeverAcceptable where it holds another; WalError where it cannot be written, or
+        streams are too many.
         """
         name = stream.lower()
         known = self._known.get(name)
@@ -96,8 +108,8 @@ class StreamSignals:
             held = self._look(name)
             known = _Known(held or signal, held is not None)
             with self._lock:
-                if len(self._known) >= MAX_STREAMS and name not in self._known:
-                    raise NeverAcceptable(400, f"there are {MAX_STREAMS} streams already")
+                if len(self._known) >= self._max_streams and name not in self._known:
+                    self._forget()
                 known = self._known.get(name, known)
                 self._keep({name: known})
         if known.signal != signal:
@@ -106,6 +118,24 @@ class StreamSignals:
                 f"stream '{stream}' holds {known.signal}, not {signal}",
                 hint="name another stream: ?stream= for events, X-P-Stream for all",
             )
+
+    def _forget(self) -> None:
+        """Make room for a stream. Raises WalError."""
+        now = time.monotonic()
+        kept = {
+            name: known
+            for name, known in self._known.items()
+            if not known.is_settled
+            or name in _DEFAULTS
+            or now - self._used.get(name, self._opened) < UNUSED_SECONDS
+        }
+        if len(kept) >= self._max_streams:
+            raise WalError(
+                f"there are {self._max_streams} streams already: raise RAYOTEL_MAX_STREAMS, or name"
+                " fewer",
+            )
+        self._known = kept
+        self._used = {name: at for name, at in self._used.items() if name in kept}
 
     def _look(self, stream: str) -> str | None:
         """What the lake has, if it answers in time."""
