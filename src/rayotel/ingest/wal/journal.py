@@ -33,6 +33,7 @@ from rayotel.ingest.wal import earlier, segments
 from rayotel.ingest.wal.fill import FillLevel
 from rayotel.ingest.wal.recent_requests import DIGEST_BYTES, SeenRequests
 from rayotel.ingest.wal.waiting import Segment, keep_skipped, skipped_path
+from rayotel.lake.layout import Span
 from rayotel.logs import Failing, log_event
 from rayotel.model import Batch, Record
 from rayotel.telemetry import Telemetry
@@ -202,6 +203,14 @@ class Journal:
         """The numbers of all segments that are not released."""
         with self._lock:
             return {segment.number for segment in (*self._sealed, *self._held)}
+
+    @property
+    def written(self) -> Span | None:
+        """The segments of this run's epoch that are wholly on storage; None: none."""
+        with self._lock:
+            waiting = [segment.number for segment in (*self._sealed, *self._held)]
+            last = min([*waiting, self._next_number - 1]) - 1
+        return Span(self.epoch, 0, last) if last >= 0 else None
 
     @property
     def oldest_unix(self) -> float | None:

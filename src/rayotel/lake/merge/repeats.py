@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from rayotel.lake import schema
 
 Ints = npt.NDArray[np.int64]
+MAX_ROWS_BACK = 16
 
 _VALUES = tuple(
     column.name
@@ -24,22 +25,32 @@ _VALUES = tuple(
 )
 
 
-def kept(points: pa.Table, same: Ints) -> npt.NDArray[np.bool_]:
-    """Which rows of `points` stay: the rows that do not repeat the row before.
+def kept(points: pa.Table, same: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which rows of `points` stay: the rows that do not repeat a row shortly before.
 
-    `same`: the rows that are of the same series and time as the row before, at least one.
+    `same[n]`: whether row n + 1 is of the same series and time as row n. Of rows that are, each is
+    compared with the `MAX_ROWS_BACK` before it.
     """
-    here, before = pa.array(same), pa.array(same - 1)
-    repeated = np.ones(len(same), dtype=bool)
+    keep = np.ones(len(points), dtype=bool)
+    group = np.concatenate(([0], np.cumsum(~same)))
+    for back in range(1, min(MAX_ROWS_BACK, len(points) - 1) + 1):
+        rows = np.flatnonzero((group[back:] == group[:-back]) & keep[back:]) + back
+        if not len(rows):
+            break
+        keep[rows[_repeated(points, rows, rows - back)]] = False
+    return keep
+
+
+def _repeated(points: pa.Table, rows: Ints, others: Ints) -> npt.NDArray[np.bool_]:
+    here, before = pa.array(rows), pa.array(others)
+    repeated = np.ones(len(rows), dtype=bool)
     for name in _VALUES:
         if name not in points.column_names:
             continue
         column = points.column(name).combine_chunks()
         if column.null_count < len(column):
             repeated &= _equal(column.take(here), column.take(before))
-    keep = np.ones(len(points), dtype=bool)
-    keep[same[repeated]] = False
-    return keep
+    return repeated
 
 
 def _equal(column: pa.Array, other: pa.Array) -> npt.NDArray[np.bool_]:
