@@ -1,10 +1,11 @@
 """Let calls of a server fail under load, once and for a while, and print how it recovers.
 
-    faults.py [--seconds N] [--jobs N] [--only PATTERN] [--list]
+    faults.py [--seconds N] [--jobs N] [--only PATTERN] [--kill] [--list] [--logs DIR]
 
 Each case has a server of its own, which clients send numbered points all the while. A failure is
 met once, or lasts for `--seconds`. Then the server has half a minute to acknowledge, commit and
-merge again, without a restart. It is stopped, and every acknowledged number must be there once.
+merge again, without a restart. It is stopped in the end, and every acknowledged number must be
+there once. With `--kill` the server gets SIGKILL while the failure lasts, and a life without it.
 
 Seams: `durable`, the functions that make files durable; `os`, what those call, which does half of
 its work in the rows with `half done`; `directory`, the methods of a storage; `s3`, requests to a
@@ -20,7 +21,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -59,6 +60,8 @@ LIMITS = {
     "RLIMIT_FSIZE": (resource.RLIMIT_FSIZE, "EFBIG"),
 }
 HALF_DONE = ", half done"
+# these are only called after another has failed
+AFTER = {"cut": "write_all", "ftruncate": "write", "create": "sync_data"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,27 +79,34 @@ class Case:
         return f"{self.seam} | {self.call} | {self.error} | {lasts}"
 
 
-def cases(seconds: float) -> Iterator[Case]:
+def of_disk(lasts: float) -> Iterator[Case]:
+    """Failures of files."""
+    functions, calls = durable_functions(), system_calls()
+    yield from (Case("durable", call, error, lasts) for call in functions for error in DISK_ERRORS)
+    for call in calls:
+        yield Case("os", call, "EIO" + HALF_DONE, lasts)
+        yield Case("os", call, "ENOSPC", lasts)
+    for call, first in AFTER.items():
+        for seam, known in (("durable", functions), ("os", calls)):
+            if {call, first} <= set(known):
+                yield Case(seam, f"{first}+{call}", "EIO", lasts)
+
+
+def of_storage(lasts: float) -> Iterator[Case]:
+    """Failures of a directory and of S3."""
+    for call in storage_methods():
+        for error in (*STORAGE_ERRORS, "EIO" + HALF_DONE):
+            yield Case("directory", call, error, lasts)
+    yield from (Case("s3", call, error, lasts) for call in REQUESTS for error in S3_FAULTS)
+
+
+def cases(seconds: float) -> list[Case]:
     """All of them, each once and for so long."""
-    for lasts in (0.0, seconds):
-        for call in durable_functions():
-            for error in DISK_ERRORS:
-                yield Case("durable", call, error, lasts)
-        for call in system_calls():
-            yield Case("os", call, "EIO" + HALF_DONE, lasts)
-            yield Case("os", call, "ENOSPC", lasts)
-        for call in storage_methods():
-            for error in STORAGE_ERRORS:
-                yield Case("directory", call, error, lasts)
-            yield Case("directory", call, "EIO" + HALF_DONE, lasts)
-        for call in REQUESTS:
-            for error in S3_FAULTS:
-                yield Case("s3", call, error, lasts)
-    for call, (_, error) in LIMITS.items():
-        yield Case("process", call, error, seconds)
+    both = [case for lasts in (0.0, seconds) for of in (of_disk, of_storage) for case in of(lasts)]
+    return both + [Case("process", call, error, seconds) for call, (_, error) in LIMITS.items()]
 
 
-def run(case: Case, top: Path, s3_url: str) -> Figures:
+def run(case: Case, top: Path, s3_url: str, *, kills: bool) -> Figures:
     """Run a case on a server of its own."""
     name = re.sub(r"\W+", "-", str(case))
     data_dir = top / name / "data"
@@ -118,7 +128,13 @@ def run(case: Case, top: Path, s3_url: str) -> Figures:
             storage = open_storage(str(data_dir / "lake"))
             server = stack.enter_context(FaultyServer(data_dir, {}))
             cause = _of_process(case, server)
+        if kills:
+            cause = replace(cause, end=_both(server.kill_and_start, cause.end))
         return measure(server, storage, cause, case.seconds, PATIENCE_SECONDS)
+
+
+def _both(first: Callable[[], object], then: Callable[[], object]) -> Callable[[], object]:
+    return lambda: (first(), then())
 
 
 def _of_s3(case: Case, proxy: FaultProxy) -> Cause:
@@ -134,7 +150,7 @@ def _of_process(case: Case, server: FaultyServer) -> Cause:
         return limited(server, limit, (lambda: open_files(server)) if is_files else (lambda: 4096))
     seam = "storage" if case.seam == "directory" else case.seam
     failure = Failure(
-        (f"{seam}.{case.call}",),
+        tuple(f"{seam}.{call}" for call in case.call.split("+")),
         case.error.removesuffix(HALF_DONE),
         times=0 if case.seconds else 1,
         has_effect=case.error.endswith(HALF_DONE),
@@ -159,7 +175,10 @@ def row(case: Case, figures: Figures) -> str:
         "" if figures.exit_status == 0 else f"exit {figures.exit_status} ",
     ]
     is_good = figures.has_recovered(RECOVERY_SECONDS)
-    cells[-1] += "yes" if is_good and not others else "**no**"
+    if not is_good or others:
+        cells[-1] += "**no**"
+    else:
+        cells[-1] += "yes" if figures.met else "not met"
     return f"| {' | '.join(cells)} |"
 
 
@@ -171,6 +190,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="how long a failure lasts")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="servers at once")
     parser.add_argument("--only", default="", help="a pattern of 'seam | call | error | for'")
+    parser.add_argument("--kill", action="store_true", help="end each by SIGKILL and a start")
     parser.add_argument("--list", action="store_true", help="print the cases and end")
     parser.add_argument("--logs", type=Path, help="where to keep the words of those that failed")
     given = parser.parse_args()
@@ -186,21 +206,22 @@ def main() -> None:
         "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
         " --- |"
     )
-    with tempfile.TemporaryDirectory(prefix="rayotel-faults-") as name:
+    with tempfile.TemporaryDirectory(prefix="rayotel-faults-") as name, ExitStack() as stack:
         top = Path(name)
         (top / "s3").mkdir()
-        with s3_server(top / "s3") as s3_url, ThreadPoolExecutor(given.jobs) as pool:
-            for case, figures in zip(
-                chosen, pool.map(lambda one: run(one, top, s3_url), chosen), strict=True
-            ):
-                line = row(case, figures)
-                print(line, flush=True)
-                is_good = line.endswith("| yes |")
-                good += is_good
-                if given.logs is not None and not is_good:
-                    given.logs.mkdir(exist_ok=True)
-                    log = given.logs / f"{re.sub(r'[^a-zA-Z0-9]+', '-', str(case))}.log"
-                    log.write_text(figures.words, "utf-8")
+        s3_url = stack.enter_context(s3_server(top / "s3"))
+        pool = stack.enter_context(ThreadPoolExecutor(given.jobs))
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)  # where it is interrupted
+        done = pool.map(lambda one: run(one, top, s3_url, kills=given.kill), chosen)
+        for case, figures in zip(chosen, done, strict=True):
+            line = row(case, figures)
+            print(line, flush=True)
+            is_good = not line.endswith("**no** |")
+            good += is_good
+            if given.logs is not None and not is_good:
+                given.logs.mkdir(exist_ok=True)
+                log = given.logs / f"{re.sub(r'[^a-zA-Z0-9]+', '-', str(case))}.log"
+                log.write_text(figures.words, "utf-8")
     minutes = (time.monotonic() - began) / 60
     print(f"\n{good} of {len(chosen)} recovered, {minutes:.0f} minutes", file=sys.stderr)
 

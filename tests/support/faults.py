@@ -68,12 +68,15 @@ class FaultyServer(Server):
         trace: TracebackType | None,
     ) -> None:
         super().__exit__(kind, error, trace)
-        if self._process is not None:
-            for pipe in (self._process.stdin, self._process.stdout):
-                if pipe is not None:
-                    pipe.close()
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout) if self._process else ():
+            if pipe is not None:
+                pipe.close()
 
     def _spawn(self, arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        self._close_pipes()
         return subprocess.Popen(
             [sys.executable, str(SCRIPT), *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=self._env,
@@ -90,6 +93,11 @@ class FaultyServer(Server):
     def met(self) -> int:
         """How many calls have failed since `play`."""
         return self._tell(True)
+
+    def kill_and_start(self) -> None:
+        """SIGKILL in the middle of it all, and another life in which nothing fails."""
+        self.kill()
+        self.start()
 
     def _tell(self, what: object) -> int:
         assert self._process is not None

@@ -13,8 +13,10 @@ import functools
 import inspect
 import json
 import os
+import re
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -47,27 +49,29 @@ class Injector:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._failure: Failure | None = None
-        self._met = 0
+        self._met: Counter[str] = Counter()
 
     def play(self, failure: Failure | None) -> int:
         """From now on this fails, and nothing else; how many calls met what failed before."""
         with self._lock:
-            self._failure, met, self._met = failure, self._met, 0
+            met = self._met.total()
+            self._failure = failure
+            self._met.clear()
             return met
 
     @property
     def met(self) -> int:
         """How many calls have met what fails now."""
-        return self._met
+        return self._met.total()
 
     def _meets(self, call: str) -> Failure | None:
         with self._lock:
             failure = self._failure
             if failure is None or call not in failure.calls:
                 return None
-            if failure.times and self._met >= failure.times:
+            if failure.times and self._met[call] >= failure.times:
                 return None
-            self._met += 1
+            self._met[call] += 1
             return failure
 
     def wrapped(self, function: Callable[..., Any], call: str) -> Callable[..., Any]:
@@ -110,13 +114,9 @@ def durable_functions() -> list[str]:
 
 
 def system_calls() -> list[str]:
-    """The functions of `os` that `durable` uses and that can fail."""
-    used = {
-        name
-        for function in durable_functions()
-        for name in inspect.unwrap(getattr(durable, function)).__code__.co_names
-    }
-    return sorted(used & {"open", "write", "fsync", "fdatasync", "ftruncate", "replace", "unlink"})
+    """The functions of `os` that `durable` calls and that can fail."""
+    used = set(re.findall(r"\bos\.([a-z]+)\(", inspect.getsource(durable)))
+    return sorted(used - {"close", "lseek"})
 
 
 def storage_methods() -> list[str]:
