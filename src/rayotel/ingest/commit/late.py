@@ -4,7 +4,7 @@ A backfill or a backlog comes in many requests, each with rows of many hours. A 
 request and hour would be thousands of small parts. So a segment with late rows is held after its
 fresh rows are stored, and the late rows of all held segments become one part an hour:
 
-- as soon as no more of them come, if none of their hours was written a short while ago;
+- as soon as no more of them come, unless one of their hours was written so a few times already;
 - in any case when the oldest has waited for `wait_seconds`, when they grow too large, when the WAL
   fills up, and when the server stops.
 
@@ -34,6 +34,7 @@ SECONDS_PER_HOUR = 3600
 MAX_GROUP_COLUMNS_BYTES = 32 * 1024 * 1024
 MAX_HOURS_PENDING = 50_000
 WAL_SHARE_PERCENT = 25
+MAX_SOON = 3  # how often an hour is written soon, in the time that others wait for
 _NO_PLACE = ("", 0)
 
 
@@ -66,7 +67,7 @@ class LateHours:
         self._max_held_bytes = journal.limit_bytes * WAL_SHARE_PERCENT // 100
         self._fresh_from_hour = 0
         self._pending: set[Place] = set()
-        self._written: dict[Place, float] = {}
+        self._written: dict[Place, list[float]] = {}
         self._came = 0.0
         self._planned: set[int] = set()
 
@@ -111,12 +112,13 @@ class LateHours:
         )
 
     def _is_quiet(self, quiet_seconds: float) -> bool:
-        """Whether no more late rows came, and none of their hours was written a while ago."""
+        """Whether no more late rows come, and their hours were not written too often."""
         now = time.monotonic()
         if now - self._came < quiet_seconds:
             return False
-        recent = (self._written.get(hour, -self._wait_seconds) for hour in self._pending)
-        return all(now - at >= self._wait_seconds for at in recent)
+        before = now - self._wait_seconds
+        times = (self._written.get(hour, ()) for hour in self._pending)
+        return all(len([at for at in some if at > before]) < MAX_SOON for some in times)
 
     def _first_group(self, held: Sequence[Segment]) -> list[Segment]:
         """The oldest segments that can be one part an hour: alike, few spans, not too large."""
@@ -147,12 +149,14 @@ class LateHours:
         """A group was written, with rows of these hours; `is_last`: no segment is held any more."""
         now = time.monotonic()
         self._planned.clear()
-        self._written |= dict.fromkeys(hours, now)
+        for hour in hours:
+            self._written[hour] = [*self._written.get(hour, ())[1 - MAX_SOON :], now]
         if is_last:
             self._pending.clear()
         if len(self._written) > MAX_HOURS_PENDING:
-            oldest = now - self._wait_seconds
-            self._written = {hour: at for hour, at in self._written.items() if at > oldest}
+            before = now - self._wait_seconds
+            recent = {hour: at for hour, at in self._written.items() if at[-1] > before}
+            self._written = recent if len(recent) <= MAX_HOURS_PENDING else {}
 
 
 def _planned(path: Path) -> set[int]:
