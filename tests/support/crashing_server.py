@@ -45,9 +45,10 @@ BEFORE: dict[str, list[Target]] = {
     "before the log is synced": [(os, "fdatasync")],
     "before a part is written": [(one, "put_new") for one in STORAGES],
     "before a file is renamed": [(Path, "replace")],
+    "before a part is linked": [(Path, "hardlink_to")],
     "before a segment is released": [(Journal, "release")],
     "before a merge": [(Compactor, "_merge")],
-    "before a merged part is written": [(one, "put_file") for one in STORAGES],
+    "before a merged part is written": [(one, "put_new_file") for one in STORAGES],
     "before a covered part is removed": [(one, "delete") for one in STORAGES],
 }
 AFTER: dict[str, list[Target]] = {
@@ -57,11 +58,12 @@ AFTER: dict[str, list[Target]] = {
     "after a segment is sealed for good": [(Journal, "decide")],
     "after late rows are planned": [(LateHours, "plan")],
     "after a segment is held": [(Journal, "hold")],
+    "after a part is linked": [(Path, "hardlink_to")],
     "after a part is written": [(one, "put_new") for one in STORAGES],
     "after digests are kept": [(SeenRequests, "persist")],
     "after ids of events are kept": [(StoredEvents, "persist")],
     "after a segment is released": [(Journal, "release")],
-    "after a merged part is written": [(one, "put_file") for one in STORAGES],
+    "after a merged part is written": [(one, "put_new_file") for one in STORAGES],
     "after a covered part is removed": [(one, "delete") for one in STORAGES],
 }
 TORN = "in the middle of a record"
