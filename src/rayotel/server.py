@@ -10,14 +10,16 @@ import logging
 import signal as signals
 import socket
 import sys
-from collections.abc import Callable
 
-import uvicorn
+import uvloop
 
 from rayotel import __version__
 from rayotel.config import Settings
 from rayotel.errors import RayotelError, StorageError, UsageError
-from rayotel.http.connection import Connection
+from rayotel.http import descriptors
+from rayotel.http.certificate import Certificate
+from rayotel.http.crowd import Bounds
+from rayotel.http.door import Door
 from rayotel.http.front import Front
 from rayotel.ingest import probe
 from rayotel.ingest.commit.committer import Committer
@@ -42,8 +44,7 @@ from rayotel.telemetry import Telemetry
 from rayotel.web.app import new_app
 from rayotel.web.status import About, status_router
 
-GRACEFUL_CONNECTIONS_SECONDS = 10
-KEEP_ALIVE_SECONDS = 75
+GRACEFUL_CONNECTIONS_SECONDS = 10.0
 SWITCH_SECONDS = 0.001
 # many more objects than Python waits for: a request makes a few hundred that reference each other
 GC_THRESHOLDS = (10_000, 20, 20)
@@ -57,7 +58,6 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ready = False
-        self.open_connections: Callable[[], int] = int  # until a server tells
         drops = Drops(settings.drop_metrics, settings.drop_labels)
         self.telemetry = Telemetry()
         for drop in drops.all:
@@ -210,8 +210,6 @@ class Service:
             credentials=(settings.username, settings.password)
             if settings.has_credentials
             else None,
-            max_connections=settings.max_connections,
-            open_connections=lambda: self.open_connections(),
         )
 
 
@@ -221,6 +219,7 @@ def serve(settings: Settings) -> int:
     0: every acknowledged point is in a part. 1: some wait in the WAL for the next start.
     """
     address = _address(settings)
+    certificate = _certificate(settings)
     service = Service(settings)  # a setting that cannot be used is an error before the port is
     probe.prove()
     listener = _listen(settings, address)
@@ -231,7 +230,7 @@ def serve(settings: Settings) -> int:
         raise
     _tell_start(settings, service, listener)
     try:
-        _run(service, listener)
+        _run(settings, service, listener, certificate)
     finally:
         waiting_bytes = service.journal.waiting_bytes
         log_event(
@@ -247,12 +246,13 @@ def serve(settings: Settings) -> int:
 
 def _tell_start(settings: Settings, service: Service, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
+    scheme = "http" if settings.tls_certificate is None else "https"
     log_event(
         logger,
         logging.INFO,
         "rayotel has started",
         version=__version__,
-        url=f"http://{f'[{host}]' if ':' in host else host}:{port}",
+        url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}",
         receiver=service.journal.receiver,
         storage=service.storage.url,
         s3_endpoint=settings.s3_endpoint or None,
@@ -264,33 +264,69 @@ def _tell_start(settings: Settings, service: Service, listener: socket.socket) -
     )
 
 
-def _run(service: Service, listener: socket.socket) -> None:
-    server = uvicorn.Server(
-        uvicorn.Config(
-            service.app(),
-            # the other parser, httptools, takes headers without a bound and requests without a host
-            http=Connection,
-            ws="none",
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=GRACEFUL_CONNECTIONS_SECONDS,
-            server_header=False,
+def _certificate(settings: Settings) -> Certificate | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return Certificate(settings.tls_certificate, settings.tls_key)
+
+
+def _bounds(settings: Settings) -> Bounds:
+    """Of connections, within the limit on open files, which is raised as far as it goes."""
+    limit = descriptors.raise_limit()
+    connections = descriptors.connections_within(limit, settings.max_connections)
+    if connections < settings.max_connections:
+        log_event(
+            logger,
+            logging.WARNING,
+            "fewer connections than max_connections fit the limit on open files",
+            connections=connections,
+            max_connections=settings.max_connections,
+            open_files_limit=limit,
         )
+    return Bounds(
+        connections,
+        settings.max_strangers_per_address,
+        settings.head_timeout_seconds,
+        settings.idle_timeout_seconds,
     )
-    service.open_connections = lambda: len(server.server_state.connections)
+
+
+def _run(
+    settings: Settings,
+    service: Service,
+    listener: socket.socket,
+    certificate: Certificate | None,
+) -> None:
+    """Serve until a signal."""
+    bounds = _bounds(settings)
+    door = Door(listener, service.app(), bounds, service.telemetry, certificate)
     # requests wait no longer than this for a thread that decodes or commits
     sys.setswitchinterval(SWITCH_SECONDS)
     # what was imported stays: a full collection would keep every request waiting to go through it
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-    # uvicorn raises the signal that stopped it once more at its end; by then it has done its work
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(door))
+
+
+async def _serve(door: Door) -> None:
+    """Until the first SIGTERM or SIGINT; later ones change nothing. SIGHUP renews a certificate."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+
+    def stop(*_: object) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(stopped.set)
+
+    # not the loop's own handlers: those end with the loop, before the last commit is done
     for number in (signals.SIGTERM, signals.SIGINT):
-        signals.signal(number, lambda *_: None)
-    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(server.serve(sockets=[listener]))
+        signals.signal(number, stop)
+    if door.has_certificate:
+        loop.add_signal_handler(signals.SIGHUP, door.renew)
+    door.open()
+    await stopped.wait()
+    await door.close(GRACEFUL_CONNECTIONS_SECONDS)
 
 
 _Address = tuple[socket.AddressFamily, socket.SocketKind, int, tuple[object, ...]]

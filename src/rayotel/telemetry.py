@@ -29,6 +29,7 @@ class Telemetry:
             "rayotel_request_seconds", "Seconds from a request's first byte to its answer.",
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
+        self._add_connection_metrics(registry)
         self._add_signal_metrics(registry)
         self._dropped = {
             "drop_metrics": Counter(
@@ -58,6 +59,18 @@ class Telemetry:
         self._add_storage_metrics(registry)
         about = Gauge("rayotel_info", "Version of the server.", ["version"], registry=registry)
         about.labels(__version__).set(1)
+
+    def _add_connection_metrics(self, registry: CollectorRegistry) -> None:
+        self.connections = Gauge("rayotel_connections", "Open connections.", registry=registry)
+        self.connections_closed = Counter(
+            "rayotel_connections_closed", "Connections that the server ended, by reason.",
+            ["reason"], registry=registry,
+        )  # fmt: skip
+        self.malformed = Counter(
+            "rayotel_requests_malformed",
+            "Requests refused as no valid HTTP, their connections closed, by reason.",
+            ["reason"], registry=registry,
+        )  # fmt: skip
 
     def _add_signal_metrics(self, registry: CollectorRegistry) -> None:
         """Rows of each signal in requests; streams beyond the bound are counted together."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -59,11 +60,20 @@ class Server:
     """A real `rayotel serve` on a free port, with a log of its words."""
 
     def __init__(
-        self, data_dir: Path, *arguments: str, env: Mapping[str, str] | None = None
+        self,
+        data_dir: Path,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        max_files: int | None = None,
+        verify: ssl.SSLContext | None = None,
     ) -> None:
+        """`max_files`: that it may have open at once; None: as many as this process. `verify`: what
+        trusts its certificate, if it has one."""
         self.data_dir = data_dir
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if verify else 'http'}://127.0.0.1:{self.port}"
+        self._verify = verify or NO_TLS
+        self._max_files = max_files
         self._arguments = arguments
         self._env = environment(env)
         data_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +111,17 @@ class Server:
         raise AssertionError(f"the server did not start: {self.log()}")
 
     def _spawn(self, arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([*RAYOTEL, *arguments], stdout=log, stderr=log, env=self._env)
+        return subprocess.Popen(
+            [*RAYOTEL, *arguments],
+            stdout=log,
+            stderr=log,
+            env=self._env,
+            preexec_fn=self._limit_files if self._max_files else None,
+        )
+
+    def _limit_files(self) -> None:
+        assert self._max_files is not None
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._max_files, self._max_files))
 
     def log(self) -> str:
         """All that it said."""
@@ -123,7 +143,7 @@ class Server:
 
     def request(self, method: str, path: str = "/v1/metrics", **more: Any) -> httpx.Response:
         """Any request, on a connection of its own."""
-        with httpx.Client(trust_env=False, timeout=WAIT_SECONDS, verify=NO_TLS) as client:
+        with httpx.Client(trust_env=False, timeout=WAIT_SECONDS, verify=self._verify) as client:
             return client.request(method, self.url + path, **more)
 
     def stop(self) -> int:

@@ -79,13 +79,35 @@ class Settings:
         "secret last segment of /v1/events/<token>, for Ray, which cannot send credentials",
         values.token,
     )
+    tls_certificate: Path | None = _listening(  # noqa: RUF009
+        "",
+        "file of the server's certificate and its issuers', in PEM: serves HTTPS; needs tls_key",
+        values.file,
+    )
+    tls_key: Path | None = _listening(  # noqa: RUF009
+        "", "file of the certificate's key, in PEM, not encrypted", values.file
+    )
     insecure: bool = _listening(False, "allow listening beyond loopback without credentials")
 
     max_compressed_body_bytes: int = _receiving(16 * MIB, "largest request body as sent (413)")
     max_inflated_body_bytes: int = _receiving(32 * MIB, "largest request body decompressed (413)")
     body_timeout_seconds: float = _receiving(30.0, "longest wait for a whole request body (503)")
-    max_connections: int = _receiving(4096, "open connections (503 beyond)")
-    max_requests_in_flight: int = _receiving(256, "requests worked on at once (503 beyond)")
+    head_timeout_seconds: float = _receiving(
+        10.0, "longest wait for the head of a request, or for a TLS handshake; then it is closed"
+    )
+    idle_timeout_seconds: float = _receiving(
+        75.0, "longest time between two requests of a connection; then it is closed"
+    )
+    max_connections: int = _receiving(
+        4096, "open connections; for more, those that matter least are closed"
+    )
+    max_strangers_per_address: int = _receiving(
+        0,
+        "connections of one address that have sent no request yet; 0: as many as there may be",
+    )
+    max_requests_in_flight: int = _receiving(
+        256, "requests worked on at once, once their body is there (503 beyond)"
+    )
     max_bytes_in_flight: int = _receiving(
         256 * MIB, "bytes of bodies, as sent and decompressed, held at once (503 beyond)"
     )
@@ -203,11 +225,19 @@ class Settings:
                 "settings 'username' and 'password' must be set together",
                 hint="set both RAYOTEL_USERNAME and RAYOTEL_PASSWORD, or neither",
             )
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise UsageError(
+                "settings 'tls_certificate' and 'tls_key' must be set together",
+                hint="set both RAYOTEL_TLS_CERTIFICATE and RAYOTEL_TLS_KEY, or neither",
+            )
         if self.metrics_stream == self.events_stream:
             raise UsageError("settings 'metrics_stream' and 'events_stream' are the same stream")
 
     def _check_numbers(self) -> None:
-        may_be_zero = {"port", "query_threads", "cache_bytes", "late_hours_wait_seconds"}
+        may_be_zero = {
+            "port", "query_threads", "cache_bytes", "late_hours_wait_seconds",
+            "max_strangers_per_address",
+        }  # fmt: skip
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, int | float) and not isinstance(value, bool):

@@ -32,6 +32,11 @@ def path(_: str, text: str) -> Path:
     return Path(text).expanduser() if text.startswith("~") else Path(text)
 
 
+def file(_: str, text: str) -> Path | None:
+    """A path; empty for none."""
+    return path("", text) if text else None
+
+
 def choice(*words: str) -> Callable[[str, str], str]:
     """One of some words, in any case."""
 

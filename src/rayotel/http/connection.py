@@ -1,210 +1,317 @@
-"""A client's connection: uvicorn's with h11, and a short way for plain requests.
+"""A client's connection: bytes to requests, and answers to bytes.
 
-A sender of scrapes keeps its connection and sends head and body in one piece. h11 spends more on
-such a request than receiving and storing it costs. `whole_post` parses requests of the plainest
-form, and the answer is written in one piece. h11 parses all other requests. A test proves that both
-ways read a plain request alike.
+A connection reads a head within a bound of bytes and seconds, then the body as the application asks
+for it, and answers one request after another. What a client sends ahead waits. Which connections
+end where there are too many, and which have waited too long, the crowd decides.
 """
 
 from __future__ import annotations
 
-import re
-from asyncio import Event
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+import asyncio
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import unquote
 
-import h11
-from uvicorn.protocols.http.flow_control import CLOSE_HEADER
-from uvicorn.protocols.http.h11_impl import (
-    STATUS_PHRASES,
-    H11Protocol,
-    RequestResponseCycle,
-)
+from starlette.types import ASGIApp
 
-from rayotel.http.routes import ROUTES, TOKEN
+from rayotel.http.bodies import Framing, framing_of
+from rayotel.http.crowd import Crowd, Rank, Wait
+from rayotel.http.cycle import CLOSE, Cycle, head_of
+from rayotel.http.exchange import TRUST
+from rayotel.http.heads import END, MAX_HEAD_BYTES, Head, Malformed, check_beginning, read_head
 
-if TYPE_CHECKING:
-    from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
-
-MAX_HEAD_BYTES = 16 * 1024  # as many as h11 takes
-LINGER_SECONDS = 1.0
-_START = b"POST /"
-_TARGET = re.compile(rb"[\x21-\x7e]+")
-_FIELD = re.compile(
-    rb"([-!#$%&'*+.^_`|~0-9A-Za-z]+):[ \t]*"
-    rb"((?:[\x21-\x7e\x80-\xff](?:[ \t\x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*"
-)
-_LENGTH = re.compile(rb"[0-9]{1,10}")
-# what changes how a message is framed, or what follows it
-_SPECIAL = frozenset({b"transfer-encoding", b"expect", b"connection", b"upgrade"})
-# the addresses of hot paths; a secret one is known by its beginning
-_HOT = tuple(
-    route.path.removesuffix(TOKEN).encode() for route in ROUTES if route.signal is not None
-)
-Headers = list[tuple[bytes, bytes]]
+HIGH_WATER_BYTES = 64 * 1024
+_TEXT = (b"content-type", b"text/plain; charset=utf-8")
 
 
-class WholePost(NamedTuple):
-    """A request that came in one piece. `headers`: names in lower case, in order."""
+class Host:
+    """What all connections of a server share."""
 
-    target: bytes
-    headers: Headers
-    body: bytes
-
-
-def whole_post(data: bytes) -> WholePost | None:
-    """The POST that `data` is, whole and nothing but it; None: h11 shall look at it."""
-    end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) if data.startswith(_START) else -1
-    if end < 0:
-        return None
-    first, *lines = data[:end].split(b"\r\n")
-    method, _, rest = first.partition(b" ")
-    target, _, version = rest.rpartition(b" ")
-    if method != b"POST" or version != b"HTTP/1.1" or _TARGET.fullmatch(target) is None:
-        return None
-    headers: Headers = []
-    for line in lines:
-        field = _FIELD.fullmatch(line)
-        if field is None:
-            return None
-        headers.append((field[1].lower(), field[2]))
-    by_name = dict(headers)
-    length = by_name.get(b"content-length", b"")
-    is_plain = len(by_name) == len(headers) and b"host" in by_name
-    if not is_plain or not by_name.keys().isdisjoint(_SPECIAL) or not _LENGTH.fullmatch(length):
-        return None
-    body = data[end + 4 :]
-    return WholePost(target, headers, body) if int(length) == len(body) else None
+    def __init__(
+        self,
+        app: ASGIApp,
+        crowd: Crowd,
+        malformed: Callable[[str], None],
+        server: tuple[str, int],
+        *,
+        is_tls: bool,
+    ) -> None:
+        """`malformed` is told of each request that is none, with the reason."""
+        self.app = app
+        self.crowd = crowd
+        self.malformed = malformed
+        self.server = server
+        self.is_tls = is_tls
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.files = 0  # that connections have open; one that was ended may still have its own
+        self.loop = asyncio.get_running_loop()
 
 
-class Connection(H11Protocol):
-    """One connection. uvicorn makes it, hands it the bytes received, and closes it at the end."""
+class Connection(asyncio.Protocol):
+    """One connection. It is in the crowd from before its TLS handshake until it is lost."""
 
-    _waiting = b""
-    _is_over = False
+    __slots__ = (
+        "_body", "_buffer", "_cycle", "_host", "_is_eof", "_is_lost", "_is_over", "_is_reading",
+        "_is_trusted", "_readable", "_transport", "address", "client", "is_write_paused",
+        "may_keep", "opening",
+    )  # fmt: skip
+
+    def __init__(self, host: Host, client: tuple[str, int]) -> None:
+        self._host = host
+        self.client = client
+        self.address = client[0]
+        self.opening: asyncio.Task[None] | None = None  # until it is made
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()  # the beginning of a head, or what was sent ahead
+        self._cycle: Cycle | None = None
+        self._body: Framing | None = None  # of a body that is not whole
+        self._is_reading = self.may_keep = True
+        self._is_over = self._is_eof = self._is_lost = self._is_trusted = False
+        self.is_write_paused = False
+        host.files += 1
+        self._readable: asyncio.Event | None = None
+
+    # -- from the transport -----------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        """The client is there, and its TLS handshake is done."""
+        self._transport = transport
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """It is over, or was never made. May be said again."""
+        if self._is_lost:
+            return
+        self._is_lost = self._is_over = True
+        self._host.files -= 1
+        self._forget_ahead()
+        self._host.crowd.leave(self)
+        if self._cycle is not None:
+            self._cycle.is_gone = True
+            self._cycle.changed()
+        self.resume_writing()
+
+    def eof_received(self) -> bool:
+        """The client sends no more; it may still wait for answers."""
+        self._is_eof = True
+        if self._is_over or self._cycle is None:
+            return False
+        if self._body is not None:
+            self._cycle.is_cut = True
+            self._cycle.changed()
+        return not self._host.is_tls  # with TLS the transport ends both directions together
+
+    def pause_writing(self) -> None:
+        """The client does not read what it was sent."""
+        self.is_write_paused = True
+        self._host.crowd.wait(self, Wait.READING, self._host.loop.time())
+
+    def resume_writing(self) -> None:
+        """It does."""
+        self.is_write_paused = False
+        self._host.crowd.ended(self, Wait.READING)
+        if self._readable is not None:
+            self._readable.set()
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
         if self._is_over:
             return
-        if isinstance(self.cycle, _ShortCycle) and not self.cycle.response_complete:
-            # the next request is sent before this one is answered: its turn comes after
-            self._waiting += data
-            self.flow.pause_reading()
-            return
-        post = whole_post(data) if self._is_idle() else None
-        if post is None or not post.target.startswith(_HOT):
-            super().data_received(data)
-            return
-        self._unset_keepalive_if_required()
-        self._start(post)
+        try:
+            if self._body is not None:
+                self._take_body(data)
+            elif self._cycle is not None:
+                self._keep_ahead(data)
+            else:
+                self._take_head(data)
+        except Malformed as error:
+            self._refuse(error)
 
-    def _is_idle(self) -> bool:
-        """Whether h11 is between two requests and holds no bytes of the next."""
-        states = (self.conn.our_state, self.conn.their_state)
-        return states == (h11.IDLE, h11.IDLE) and not self.conn.trailing_data[0]
+    # -- requests ---------------------------------------------------------------------------------
 
-    def _start(self, post: WholePost) -> None:
-        """Let the application answer."""
-        raw_path, _, query = post.target.partition(b"?")
-        self.headers = post.headers
-        self.scope = {
+    def _take_head(self, data: bytes) -> None:
+        """A head, whole or not, and what stands behind it."""
+        host = self._host
+        known = len(self._buffer)
+        if known:
+            self._buffer += data
+            end = self._buffer.find(END, max(0, known - 3), MAX_HEAD_BYTES)
+            if end >= 0:
+                data, self._buffer = bytes(self._buffer), bytearray()
+        else:
+            end = data.find(END, 0, MAX_HEAD_BYTES)
+            if end < 0:
+                self._buffer += data
+        if end < 0:
+            check_beginning(self._buffer, known)
+            host.crowd.wait(self, Wait.HEAD, host.loop.time())
+            return
+        head = read_head(data[:end])
+        host.crowd.ended(self, Wait.HEAD)
+        self._start(head, data[end + len(END) :])
+
+    def _start(self, head: Head, rest: bytes) -> None:
+        """Let the application answer a request; `rest` is what came behind its head."""
+        host = self._host
+        host.crowd.move(self, Rank.SERVED if self._is_trusted else Rank.VISITING, host.loop.time())
+        self._cycle = cycle = Cycle(self._scope(head), head, self)
+        size = head.body_bytes
+        if size == len(rest):
+            cycle.body, cycle.is_whole = rest, True
+        else:
+            self._body = framing_of(size)
+            self._take_body(rest)
+        task = host.loop.create_task(cycle.run(host.app))
+        host.tasks.add(task)
+        task.add_done_callback(host.tasks.discard)
+
+    def _scope(self, head: Head) -> dict[str, Any]:
+        raw_path, _, query = head.target.partition(b"?")
+        path = raw_path.decode("ascii")
+        return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "server": self.server,
+            "http_version": head.version.decode("ascii"),
+            "server": self._host.server,
             "client": self.client,
-            "scheme": self.scheme or "http",
-            "method": "POST",
+            "scheme": "https" if self._host.is_tls else "http",
+            "method": head.method.decode("ascii"),
             "root_path": "",
-            "path": unquote(raw_path.decode("ascii")),
+            "path": unquote(path) if "%" in path else path,
             "raw_path": raw_path,
             "query_string": query,
-            "headers": post.headers,
-            "state": self.app_state.copy(),
+            "headers": head.headers,
+            TRUST: self._trust,
         }
-        self.cycle = _ShortCycle(
-            post.body,
-            scope=self.scope,
-            conn=self.conn,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=Event(),
-            on_response=self.on_response_complete,
-        )
-        task = self.loop.create_task(self.cycle.run_asgi(self.app))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, and close once the client had time to read the answer.
+    def _trust(self) -> None:
+        """A request has shown that it may ask."""
+        if not self._is_trusted:
+            self._is_trusted = True
+            if self._cycle is not None:
+                self._host.crowd.move(self, Rank.SERVED, self._host.loop.time())
+
+    def _take_body(self, data: bytes) -> None:
+        """Bytes of a body, and perhaps of what stands behind it."""
+        cycle, framing = self._cycle, self._body
+        assert cycle is not None
+        assert framing is not None
+        body = cycle.body if isinstance(cycle.body, bytearray) else bytearray(cycle.body)
+        rest = framing.feed(data, body)
+        cycle.body = body
+        if framing.is_whole:
+            self._body = None
+            cycle.is_whole = True
+            if rest:
+                self._keep_ahead(rest)
+        elif len(body) > HIGH_WATER_BYTES:
+            self._pause_reading()
+        cycle.changed()
+
+    def _keep_ahead(self, data: bytes) -> None:
+        """Bytes of the next request, while this one is not answered: their turn comes after it."""
+        self._pause_reading()
+        if not self._host.crowd.ahead(len(data)):
+            raise Malformed("too many bytes sent ahead", 503)
+        self._buffer += data
+
+    def _forget_ahead(self) -> None:
+        if self._cycle is not None and self._buffer:
+            self._host.crowd.ahead(-len(self._buffer))
+            self._buffer = bytearray()
+
+    def _pause_reading(self) -> None:
+        if self._is_reading and self._transport is not None:
+            self._is_reading = False
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """The application waits for the body, or the next request has its turn."""
+        if not self._is_reading and not self._is_eof and self._transport is not None:
+            self._is_reading = True
+            self._transport.resume_reading()
+
+    # -- answers ----------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the client has read enough, or is gone."""
+        self._readable = asyncio.Event()
+        await self._readable.wait()
+
+    def answered(self, keeps: bool) -> None:
+        """The answer of the current request is written; the next request has its turn."""
+        if self._is_over:
+            return
+        ahead = bytes(self._buffer)
+        self._forget_ahead()
+        self._cycle = None
+        is_last = self._is_eof and not ahead
+        if not keeps or not self.may_keep or self._body is not None or is_last:
+            self._end()
+            return
+        rank = Rank.MEMBER if self._is_trusted else Rank.VISITOR
+        self._host.crowd.move(self, rank, self._host.loop.time())
+        self.resume_reading()
+        if ahead:
+            self.data_received(ahead)
+            self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        """What a client sent before it ended its side was not a whole request."""
+        if self._is_eof and self._cycle is None and not self._is_over:
+            self._end()
+
+    def _refuse(self, error: Malformed) -> None:
+        """Answer what is no HTTP, unless an answer is being written, and close."""
+        self._host.malformed(str(error))
+        cycle = self._cycle
+        if cycle is None or not cycle.is_begun:
+            body = f"Invalid HTTP request: {error}".encode("ascii")
+            more = (_TEXT, (b"content-length", b"%d" % len(body)), CLOSE)
+            self.write(head_of(error.status, more) + body)
+        if cycle is not None:
+            cycle.is_gone = True
+            cycle.changed()
+        self._forget_ahead()
+        self._end()
+
+    def _end(self) -> None:
+        """Close once the client had time to read the answer.
 
         A connection that closes while bytes of the client wait unread makes the client's system
-        throw the answer away.
+        throw the answer away. So what it still sends is read for a while, and thrown away.
         """
-        body = msg.encode("ascii")
-        headers = [(b"content-type", b"text/plain; charset=utf-8"), CLOSE_HEADER]
-        response = h11.Response(status_code=400, headers=headers, reason=STATUS_PHRASES[400])
-        for event in (response, h11.Data(data=body), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event) or b"")
         self._is_over = True
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self.loop.call_later(LINGER_SECONDS, self.transport.close)
-
-    def on_response_complete(self) -> None:
-        """The answer is written; what came meanwhile has its turn."""
-        super().on_response_complete()
-        if self._waiting and not self.transport.is_closing():
-            data, self._waiting = self._waiting, b""
-            self.data_received(data)
-
-
-class _ShortCycle(RequestResponseCycle):
-    """A request that h11 never saw, and its answer. The answer has a Content-Length."""
-
-    def __init__(self, content: bytes, **more: Any) -> None:
-        super().__init__(**more)
-        self._content: bytes | None = content
-        self._head = b""
-
-    async def receive(self) -> ASGIReceiveEvent:
-        """The whole body, once; then the end of the connection."""
-        content, self._content = self._content, None
-        if content is not None:
-            return {"type": "http.request", "body": content, "more_body": False}
-        return await super().receive()
-
-    async def send(self, message: ASGISendEvent) -> None:
-        """Keep the head until the body comes, and write both at once."""
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        if self.disconnected:
+        self._body, self._buffer = None, bytearray()
+        if self._transport is None:
             return
-        if message["type"] == "http.response.start" and not self.response_started:
-            self.response_started = True
-            self._head = self._head_of(message["status"], message.get("headers", ()))
-        elif message["type"] == "http.response.body" and not message.get("more_body", False):
-            self.response_complete = True
-            self.message_event.set()
-            self.transport.write(self._head + message.get("body", b""))
-            if not self.keep_alive:
-                self.transport.close()
-            self.on_response()
-        else:
-            raise RuntimeError(f"unexpected ASGI message '{message['type']}' on a hot path")
+        now = self._host.loop.time()
+        self._host.crowd.move(self, Rank.STRANGER, now)
+        self._host.crowd.wait(self, Wait.CLOSING, now)
+        self._host.crowd.ended(self, Wait.HEAD)
+        if self._is_eof or not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        self._transport.write_eof()
+        self.resume_reading()
 
-    def _head_of(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-        sent = [*self.default_headers, *headers]
-        if CLOSE_HEADER in sent:  # of an answer that ends with the connection
-            self.keep_alive = False
-        elif not self.keep_alive:
-            sent.append(CLOSE_HEADER)
-        lines = [b"HTTP/1.1 %d %s\r\n" % (status, STATUS_PHRASES[status])]
-        lines += [b"%s: %s\r\n" % pair for pair in sent]
-        return b"".join((*lines, b"\r\n"))
+    def shutdown(self) -> None:
+        """The server stops: the current request is the last one."""
+        self.may_keep = False
+        if self._cycle is None:
+            if self._transport is None:
+                self.abort()
+            else:
+                self._end()
+
+    def abort(self) -> None:
+        """End it now."""
+        self._is_over = True
+        if self._transport is not None:
+            self._transport.abort()
+        elif self.opening is not None:
+            self.opening.cancel()

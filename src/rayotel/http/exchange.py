@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from rayotel.errors import TryLater
 
+TRUST = "rayotel.trust"  # in a scope: what to call when a request has shown that it may ask
 MAX_DRAINED_BYTES = 32 * 1024 * 1024
 DRAIN_TIMEOUT_SECONDS = 5.0
 
@@ -46,6 +47,12 @@ class Exchange:
         self._receive = receive
         self._first: dict[bytes, bytes] | None = None
         self._is_read = self._is_given_up = False
+
+    def trust(self) -> None:
+        """This request may ask: its connection is one of the last to be closed in a crowd."""
+        trust: Callable[[], None] | None = self.scope.get(TRUST)
+        if trust is not None:
+            trust()
 
     def header(self, name: bytes, default: str = "") -> str:
         """The first header of this name, which is in lower case."""

@@ -1,4 +1,4 @@
-"""The front counts, bounds and authenticates every request, and gives it to its handler.
+"""The front counts and authenticates every request, and gives it to its handler.
 
 Handlers of the hot paths are called from here directly. Every other route belongs to the web
 framework: its layers cost several times as much as receiving a scrape.
@@ -14,14 +14,13 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rayotel.errors import RequestRefused, TryLater
+from rayotel.errors import RequestRefused
 from rayotel.http import routes
 from rayotel.http.errors import refusal
 from rayotel.http.exchange import Answer, Exchange
 from rayotel.http.routes import Access, Found, Route
 from rayotel.telemetry import Telemetry
 
-RETRY_AFTER_SECONDS = 2
 Handler = Callable[[Exchange], Awaitable[Answer]]
 
 
@@ -35,16 +34,12 @@ class Front:
         telemetry: Telemetry,
         *,
         credentials: tuple[str, str] | None,
-        max_connections: int,
-        open_connections: Callable[[], int],
     ) -> None:
         """`framework` serves the routes without a handler. `credentials`: user and password."""
         self._framework = framework
         self._handlers = handlers
         self._telemetry = telemetry
         self._expected = ":".join(credentials).encode() if credentials else None
-        self._max_connections = max_connections
-        self._open_connections = open_connections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the framework's own beginning and end."""
@@ -73,14 +68,15 @@ class Front:
         await answer.send(send)
 
     def _admit(self, exchange: Exchange, matched: Found | None) -> None:
-        """Raises TryLater where connections are too many, RequestRefused without credentials."""
-        if self._open_connections() > self._max_connections:
-            raise TryLater(503, "too many connections", RETRY_AFTER_SECONDS)
-        is_free = matched is not None and matched.route.access in (Access.OPEN, Access.SECRET)
-        if self._expected is None or is_free:
+        """Raises RequestRefused without credentials, where the settings ask for some."""
+        if matched is not None and matched.route.access in (Access.OPEN, Access.SECRET):
             return
-        if not hmac.compare_digest(_credentials(exchange), self._expected):
+        if self._expected is not None and not hmac.compare_digest(
+            _credentials(exchange), self._expected
+        ):
             raise RequestRefused(401, "wrong or missing credentials")
+        if matched is not None:
+            exchange.trust()
 
     async def _by_framework(self, exchange: Exchange, send: Send) -> int:
         """Let the framework answer; the status that it sent."""

@@ -9,6 +9,7 @@ compression or their stream.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hmac
 import logging
@@ -85,10 +86,15 @@ class Receiver:
         """One request of a signal, taken or refused."""
         if route.access is Access.SECRET:
             self._check(signal, exchange.token)
+            exchange.trust()
         try:
             arrival = arrival_of(exchange, signal, self._default_streams[signal.name])
-            with self._admission.enter() as ticket:
-                body = await self._body(exchange, ticket)
+            deadline = asyncio.timeout(self._body_timeout_seconds)
+            loop = asyncio.get_running_loop()
+            give_up = functools.partial(loop.call_soon_threadsafe, _expire, deadline)
+            with self._admission.enter(give_up) as ticket:
+                body = await self._body(exchange, ticket, deadline)
+                ticket.begin()
                 batch = await self._store(Record(arrival, body), ticket)
         except RequestRefused as error:
             # what led to the error holds the body, and would until the next garbage collection
@@ -109,14 +115,14 @@ class Receiver:
         if not expected or not hmac.compare_digest(given, expected):
             raise RequestRefused(404, "not found")
 
-    async def _body(self, exchange: Exchange, ticket: Ticket) -> bytes:
+    async def _body(self, exchange: Exchange, ticket: Ticket, deadline: asyncio.Timeout) -> bytes:
         """The body as sent, within its bounds of bytes and seconds."""
         announced = exchange.header(b"content-length")
         if announced.isdigit() and int(announced) > self._max_body_bytes:
             raise self._too_large()
         pieces, size = [], 0
         try:
-            async with asyncio.timeout(self._body_timeout_seconds):
+            async with deadline:
                 async for piece in exchange.pieces():
                     size += len(piece)
                     if size > self._max_body_bytes:
@@ -206,6 +212,12 @@ class Receiver:
             raise NeverAcceptable(400, f"{what}: {error}") from None
         finally:
             self._telemetry.inflated_bytes.inc(inflated or len(record.body))
+
+
+def _expire(deadline: asyncio.Timeout) -> None:
+    """End a wait now, if it still goes on."""
+    with contextlib.suppress(RuntimeError):
+        deadline.reschedule(0)
 
 
 def _format(signal: Signal, exchange: Exchange) -> str:
