@@ -29,7 +29,7 @@ from rayotel.model import Batch
 from rayotel.telemetry import Telemetry
 
 FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 30.0
+LONGEST_PAUSE_SECONDS = 15.0
 MAX_UNEXPECTED_TRIES = 3  # of one group, before its records are tried one by one
 
 logger = logging.getLogger(__name__)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 CONNECT_TIMEOUT_SECONDS = 5
-READ_TIMEOUT_SECONDS = 30
+READ_TIMEOUT_SECONDS = 20  # so that an answer that never comes costs no half minute
 MAX_ATTEMPTS = 3
 FETCH_STEP_BYTES = 1024 * 1024
 # an object that is there already: whoever may write it once more ignores `If-None-Match`

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from rayotel import durable
 from rayotel.lake.storage.opening import open_storage
 from support.faults import (
     Cause,
@@ -22,8 +21,6 @@ from support.faults import (
 from support.faulty_server import Failure, durable_functions, storage_methods, system_calls
 from support.harness import wait_until
 
-# until all files of the WAL are written by `durable`; then this line goes
-pytestmark = pytest.mark.skipif(not hasattr(durable, "create"), reason="no such durable yet")
 CALLS = {
     "durable": [f"durable.{name}" for name in durable_functions()],
     "os": [f"os.{name}" for name in system_calls()],
