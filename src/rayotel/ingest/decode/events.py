@@ -174,10 +174,9 @@ class _Rows:
         elif count:
             self._piece(body[first:last], count)
         closing = after_space(body, max(last, start + 1))
-        is_over = body[closing : closing + 1] == b"]" and after_space(body, closing + 1) == len(
-            body
-        )
-        return None if is_over else NOT_JSON
+        if body[closing : closing + 1] != b"]":
+            return NOT_JSON
+        return None if after_space(body, closing + 1) == len(body) else NOT_JSON
 
     def _piece(self, raw: bytes, count: int) -> None:
         """Add some events, this many. Raises NotJson."""

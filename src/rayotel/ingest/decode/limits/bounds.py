@@ -46,6 +46,9 @@ MAX_REQUEST_COLUMNS = 4096
 # a year has 8,784; each hour becomes a file
 MAX_REQUEST_HOURS = 10_000
 
+# of points in JSON: each takes protobuf's library some microseconds
+MAX_REQUEST_JSON_VALUES = 2_000_000
+
 # each reason is a label of a metric: a fixed few
 LONG_NAME = f"a name, key, unit, version or URL is larger than {MAX_NAME_BYTES} bytes"
 LONG_DESCRIPTION = (
@@ -61,6 +64,9 @@ MANY_NUMBERS = f"a point has more than {MAX_POINT_NUMBERS} buckets or quantiles"
 MANY_EXEMPLARS = f"a point has more than {MAX_POINT_EXEMPLARS} exemplars"
 REQUEST_NUMBERS = f"the request has more than {MAX_REQUEST_NUMBERS} buckets or quantiles"
 REQUEST_EXEMPLARS = f"the request has more than {MAX_REQUEST_EXEMPLARS} exemplars"
+REQUEST_JSON_VALUES = (
+    f"the request has more than {MAX_REQUEST_JSON_VALUES} objects and lists of JSON"
+)
 REQUEST_METRICS = f"the request has more than {MAX_REQUEST_METRICS} metrics"
 REQUEST_SCOPES = f"the request has more than {MAX_REQUEST_SCOPES} scopes"
 REQUEST_SERIES = f"the request has more than {MAX_REQUEST_SERIES} series"

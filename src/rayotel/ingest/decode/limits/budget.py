@@ -66,11 +66,16 @@ class Budget:
         self._numbers += numbers
         self._exemplars += exemplars
 
-    def new_series(self) -> None:
-        """One more series, before it is made; it counts also where it is rejected then."""
+    def new_series(self, shared_text_bytes: int = 0) -> None:
+        """One more series, before it is made; it counts also where it is rejected then.
+
+        `shared_text_bytes`: what its scope gives to its texts.
+        """
         if self._series >= bounds.MAX_REQUEST_SERIES:
             raise self._reject(bounds.REQUEST_SERIES)
         self._series += 1
+        if self._text_bytes + shared_text_bytes > bounds.MAX_REQUEST_TEXT_BYTES:
+            raise self._reject(bounds.LONG_REQUEST)
 
     def texts(self, series: Series) -> None:
         """The texts and columns of one more series."""
@@ -80,7 +85,8 @@ class Budget:
         columns = self._columns
         new = {pair[0] for pair in series.labels if pair[0] not in columns}
         new.update(pair[0] for pair in series.spare)
-        if len(columns | new if new else columns) > bounds.MAX_REQUEST_COLUMNS:
+        new -= columns
+        if new and len(columns) + len(new) > bounds.MAX_REQUEST_COLUMNS:
             raise self._reject(bounds.REQUEST_COLUMNS)
         columns |= new
         self._text_bytes += text

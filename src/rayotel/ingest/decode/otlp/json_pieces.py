@@ -7,11 +7,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
-from rayotel.ingest.decode.limits.bounds import LARGE_POINT, LONG_DESCRIPTION, LONG_SERIES
+from rayotel.ingest.decode.limits.bounds import (
+    LARGE_POINT,
+    LONG_DESCRIPTION,
+    LONG_REQUEST,
+    LONG_SERIES,
+    MAX_REQUEST_JSON_VALUES,
+    MAX_REQUEST_METRICS,
+    MAX_REQUEST_SCOPES,
+    REQUEST_JSON_VALUES,
+    REQUEST_METRICS,
+    REQUEST_SCOPES,
+)
 from rayotel.ingest.decode.limits.json_text import NotJson, after_space, elements, members
 
+_MAX_REPEATED_BYTES = 8 * 1024 * 1024
+_MARK = b"\xef\xbb\xbf"  # of UTF-8
 _DATA = ("gauge", "sum", "histogram", "exponentialHistogram", "summary")
 
 
@@ -29,87 +41,93 @@ _POINTS = _named("dataPoints", "aggregationTemporality", "isMonotonic")
 Members = dict[str, tuple[int, int]]
 
 
-@dataclass(slots=True)
-class _Piece:
-    """A request that grows."""
-
-    parts: list[bytes] = field(default_factory=list)
-    size_bytes: int = 0
-
-    def add(self, *parts: bytes) -> None:
-        self.parts += parts
-        self.size_bytes += sum(map(len, parts))
-
-
 def pieces_of(body: bytes, piece_bytes: int, rejected: Counter[str]) -> Iterator[bytes]:
     """Requests of about `piece_bytes` at most, but for what stands around their points.
 
-    Counts points that are too large, or have too much around them. Raises NotJson.
+    Counts points that are beyond a bound. Raises NotJson.
     """
-    start = after_space(body, 3 if body.startswith(b"\xef\xbb\xbf") else 0)
-    request = members(body, start, _REQUEST)
-    for resource_metrics in _array(body, request, "resourceMetrics"):
-        outer = members(body, resource_metrics[0], _RESOURCE_METRICS)
-        for scope_metrics in _array(body, outer, "scopeMetrics"):
-            inner = members(body, scope_metrics[0], _SCOPE_METRICS)
-            head = b"".join(
-                [
-                    b'{"resourceMetrics":[{', _copied(body, outer, "resource", "schemaUrl"),
-                    b'"scopeMetrics":[{', _copied(body, inner, "scope", "schemaUrl"),
-                    b'"metrics":[',
-                ]
-            )  # fmt: skip
-            metrics = _array(body, inner, "metrics")
-            if len(head) > piece_bytes:
-                for metric in metrics:
-                    rejected[LONG_SERIES] += _count(body, metric[0])
-            else:
-                yield from _of_scope(body, head, metrics, piece_bytes, rejected)
+    return _Cutter(body, piece_bytes, rejected).pieces()
 
 
-def _of_scope(
-    body: bytes,
-    head: bytes,
-    metrics: Iterator[tuple[int, int]],
-    piece_bytes: int,
-    rejected: Counter[str],
-) -> Iterator[bytes]:
-    piece = _Piece()
-    for start, _ in metrics:
-        metric = members(body, start, _METRIC)
-        kind = _kind(body, metric)
-        if kind is None:
-            continue
-        data = members(body, metric[kind][0], _POINTS)
-        about = b'{%s"%s":{%s"dataPoints":[' % (
-            _copied(body, metric, "name", "description", "unit", "metadata"),
-            kind.encode(),
-            _copied(body, data, "aggregationTemporality", "isMonotonic"),
-        )
-        if len(about) > piece_bytes:
-            rejected[LONG_DESCRIPTION] += _count(body, start)
-            continue
-        is_open = False
-        for first, last in _array(body, data, "dataPoints"):
-            if last - first > piece_bytes:
-                rejected[LARGE_POINT] += 1
+class _Cutter:
+    """A body, and what it has used of the bounds of a request."""
+
+    def __init__(self, body: bytes, piece_bytes: int, rejected: Counter[str]) -> None:
+        self._body, self._piece_bytes = body, piece_bytes
+        self._rejected = rejected
+        self._values = self._scopes = self._metrics = 0
+        # what stands around points may be repeated in each piece: a bound on all of it
+        self._room_bytes = len(body) + _MAX_REPEATED_BYTES
+
+    def pieces(self) -> Iterator[bytes]:
+        """The requests."""
+        body = self._body
+        start = after_space(body, len(_MARK) if body.startswith(_MARK) else 0)
+        for resource_metrics in _array(body, members(body, start, _REQUEST), "resourceMetrics"):
+            outer = members(body, resource_metrics[0], _RESOURCE_METRICS)
+            for scope_metrics in _array(body, outer, "scopeMetrics"):
+                yield from self._of_scope(outer, members(body, scope_metrics[0], _SCOPE_METRICS))
+
+    def _of_scope(self, outer: Members, inner: Members) -> Iterator[bytes]:
+        body = self._body
+        head = b"".join(
+            [
+                b'{"resourceMetrics":[{', _copied(body, outer, "resource", "schemaUrl"),
+                b'"scopeMetrics":[{', _copied(body, inner, "scope", "schemaUrl"), b'"metrics":[',
+            ]
+        )  # fmt: skip
+        self._scopes += 1
+        reason = REQUEST_SCOPES if self._scopes > MAX_REQUEST_SCOPES else None
+        reason = LONG_SERIES if len(head) > self._piece_bytes else reason
+        parts, size = [head], len(head)
+        for start, _ in _array(body, inner, "metrics"):
+            metric = members(body, start, _METRIC)
+            kind = _kind(body, metric)
+            if kind is None:
                 continue
-            if piece.size_bytes + last - first > piece_bytes:
-                yield _whole(head, piece, is_open)
-                piece, is_open = _Piece(), False
-            if not is_open:
-                piece.add(b"," if piece.parts else b"", about, body[first:last])
+            data = members(body, metric[kind][0], _POINTS)
+            about = b'{%s"%s":{%s"dataPoints":[' % (
+                _copied(body, metric, "name", "description", "unit", "metadata"),
+                kind.encode(),
+                _copied(body, data, "aggregationTemporality", "isMonotonic"),
+            )
+            is_open = False
+            why = reason or self._judged(about)
+            for first, last in _array(body, data, "dataPoints"):
+                refused = why or self._refused(first, last, len(head) + len(about))
+                if refused is not None:
+                    self._rejected[refused] += 1
+                    continue
+                if size + last - first > self._piece_bytes and len(parts) > 1:
+                    yield b"".join([*parts, b"]}}" if is_open else b"", b"]}]}]}"])
+                    parts, size, is_open = [head], len(head), False
+                    self._room_bytes -= len(head) + len(about)
+                before = b"," if is_open else (b"," if len(parts) > 1 else b"") + about
+                parts += (before, body[first:last])
+                size += len(before) + last - first
                 is_open = True
-            else:
-                piece.add(b",", body[first:last])
-        if is_open:
-            piece.add(b"]}}")
-    if piece.parts:
-        yield _whole(head, piece, False)
+            if is_open:
+                parts.append(b"]}}")
+        if len(parts) > 1:
+            self._room_bytes -= len(head)
+            yield b"".join([*parts, b"]}]}]}"])
 
+    def _judged(self, about: bytes) -> str | None:
+        """Why the points of one more metric are rejected; None: they are not."""
+        self._metrics += 1
+        if self._metrics > MAX_REQUEST_METRICS:
+            return REQUEST_METRICS
+        return LONG_DESCRIPTION if len(about) > self._piece_bytes else None
 
-def _whole(head: bytes, piece: _Piece, is_open: bool) -> bytes:
-    return b"".join([head, *piece.parts, b"]}}" if is_open else b"", b"]}]}]}"])
+    def _refused(self, first: int, last: int, around_bytes: int) -> str | None:
+        """Why a point is rejected; None: it is not."""
+        if last - first > self._piece_bytes:
+            return LARGE_POINT
+        if around_bytes > self._room_bytes:
+            return LONG_REQUEST
+        count = self._body.count
+        self._values += count(b"{", first, last) + count(b"[", first, last)
+        return REQUEST_JSON_VALUES if self._values > MAX_REQUEST_JSON_VALUES else None
 
 
 def _array(body: bytes, of: Members, name: str) -> Iterator[tuple[int, int]]:
@@ -132,12 +150,3 @@ def _kind(body: bytes, metric: Members) -> str | None:
     if len(kinds) > 1:
         raise NotJson(f"a metric has '{kinds[0]}' and '{kinds[1]}'")
     return kinds[0] if kinds else None
-
-
-def _count(body: bytes, metric_at: int) -> int:
-    """How many points a metric has."""
-    metric = members(body, metric_at, _METRIC)
-    kind = _kind(body, metric)
-    if kind is None:
-        return 0
-    return sum(1 for _ in _array(body, members(body, metric[kind][0], _POINTS), "dataPoints"))

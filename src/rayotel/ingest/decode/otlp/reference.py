@@ -168,7 +168,7 @@ class FullDecode:
         attributes = tuple(point.attributes)
         series = head.known.get(attributes)
         if series is None or series not in places:
-            self.budget.new_series()
+            self.budget.new_series(head.shared_text_bytes)
             if series is None:
                 kept, dropped = head.kept(attributes)
                 series = head.series(kept, attributes, dropped)

@@ -156,7 +156,7 @@ class Head:
 
     __slots__ = (
         "_account", "_drops", "_framed", "_labels", "_outer", "_outer_dropped", "data", "dropped",
-        "dropped_by", "fixed", "known", "shape",
+        "dropped_by", "fixed", "known", "shape", "shared_text_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -172,11 +172,13 @@ class Head:
         self.dropped: dict[bytes | Attributes, tuple[Drop, ...]] = {}
         self._drops = drops = context.drops.labels_of(name)
         self._outer = context.outer
+        self.shared_text_bytes = context.shared_text_bytes
         self._outer_dropped: tuple[Drop, ...] = ()
         if drops is not None:
             of_outer = [None if key is None else drops.of(key) for key in context.outer_keys]
             both = list(zip(context.outer, of_outer, strict=True))
             self._outer = [label for label, drop in both if drop is None]
+            self.shared_text_bytes = text_of_labels(label.pair for label in self._outer)
             self._outer_dropped = tuple([drop for drop in of_outer if drop is not None])
         self._labels = labels
         self._account = account

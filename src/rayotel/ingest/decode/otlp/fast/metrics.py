@@ -46,7 +46,9 @@ from rayotel.ingest.decode.otlp.reference import FullDecode
 from rayotel.ingest.decode.otlp.series import Account, Context
 from rayotel.model import Arrival, Drop, MetricBatch, Points, Series
 
-# of a body that is put together from templates; each takes fifty bytes on the way
+# of a body that is put together from templates: texts take ten times their bytes on the way
+_MAX_LEARNED_BYTES = 4 * 1024 * 1024
+# and each number fifty bytes
 _MAX_NUMBERS = 400_000
 _MOST_TEXT_OF_A_BYTE = 8
 
@@ -156,6 +158,8 @@ class _Metrics:
 
 def _learned(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
     """A body put together from templates of metrics, which are made where there are none."""
+    if len(body) > _MAX_LEARNED_BYTES:
+        raise Irregular
     before = known.account.size_bytes
     metrics = _Metrics()
     for outline in scopes_of(body):

@@ -21,6 +21,7 @@ from rayotel.ingest.decode.otlp.pieces import MAX_HEAD_BYTES
 
 _LEAST_POINT_BYTES = 9  # a time: its tag and eight bytes
 _MOST_POINT_BYTES = MAX_POINT_BYTES - 8  # without its tag and length
+_MOST_METRIC_BYTES = 1024 * 1024
 # of a metric: a walk must not cost more memory than the full decode
 _MAX_POINTS = 32_768
 
@@ -143,6 +144,8 @@ def metric_outline(raw: bytes) -> MetricOutline:
     """A gauge, sum or histogram. Raises Irregular for everything else."""
     try:
         position, last, end = 0, 0, len(raw)
+        if end > _MOST_METRIC_BYTES:
+            raise Irregular
         while True:
             tag, start, after = _field(raw, position, end)
             if tag <= last:
