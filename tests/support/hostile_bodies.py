@@ -155,7 +155,7 @@ def _hours(now: int, size: int) -> bytes:
     )
 
 
-def _nested(levels: int, of_map: bool) -> bytes:
+def nested(levels: int, of_map: bool) -> bytes:
     value = message(1, b"deep")
     for _ in range(levels):
         inner = message(1, message(1, b"k"), message(2, value)) if of_map else message(1, value)
@@ -165,7 +165,7 @@ def _nested(levels: int, of_map: bool) -> bytes:
 
 def _deep(of_map: bool) -> Maker:
     def body(now: int, size: int) -> bytes:
-        deep = message(7, _nested(300, of_map))
+        deep = message(7, nested(300, of_map))
         points = [gauge_point(now), gauge_point(now, deep)]
         return metrics(gauge(b"m", *points, _many(points[1], size - 2000)))
 

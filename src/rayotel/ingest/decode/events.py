@@ -81,6 +81,7 @@ _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BEGINNINGS = frozenset(bytes((byte,)) for byte in b'[{"-0123456789tfn')
 _HEX = re.compile(r"[0-9a-f]+")
 
 # each reason is a label of a metric: a fixed few
@@ -149,6 +150,8 @@ class _Rows:
     def _in_pieces(self, body: bytes) -> str | None:
         """The same for a body of which only some events at a time are parsed. Raises NotJson."""
         start = after_space(body, 0)
+        if body[start : start + 1] not in _BEGINNINGS:
+            return NOT_JSON if _is_utf8(body) else NOT_UTF8
         if body[start : start + 1] != b"[":
             return NOT_AN_ARRAY if after_space(body, end_of(body, start)) == len(body) else NOT_JSON
         first = last = start

@@ -29,8 +29,8 @@ from rayotel.lake.schema import header_column, label_column
 from rayotel.model import Arrival, Drop, Series
 
 # measured: a series with nine labels, its key and its places in dictionaries
-SERIES_BYTES = 400
-LABEL_BYTES = 400
+SERIES_BYTES = 500
+LABEL_BYTES = 450
 HEAD_BYTES = 3000
 # a key under which a series is known beside its first, and what was dropped under it
 KEY_BYTES = 250
