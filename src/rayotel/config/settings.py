@@ -90,7 +90,7 @@ class Settings:
     insecure: bool = _listening(False, "allow listening beyond loopback without credentials")
 
     max_compressed_body_bytes: int = _receiving(16 * MIB, "largest request body as sent (413)")
-    max_inflated_body_bytes: int = _receiving(32 * MIB, "largest request body decompressed (413)")
+    max_inflated_body_bytes: int = _receiving(16 * MIB, "largest request body decompressed (413)")
     body_timeout_seconds: float = _receiving(30.0, "longest wait for a whole request body (503)")
     head_timeout_seconds: float = _receiving(
         10.0, "longest wait for the head of a request, or for a TLS handshake; then it is closed"
@@ -109,7 +109,7 @@ class Settings:
         256, "requests worked on at once, once their body is there (503 beyond)"
     )
     max_bytes_in_flight: int = _receiving(
-        256 * MIB, "bytes of bodies, as sent and decompressed, held at once (503 beyond)"
+        64 * MIB, "bytes of bodies, as sent and decompressed, held at once (503 beyond)"
     )
     max_streams: int = _receiving(
         10_000,
@@ -117,7 +117,7 @@ class Settings:
         " beyond)",
     )
     max_series_cached_bytes: int = _receiving(
-        256 * MIB, "memory for series that are known, about a kilobyte a series"
+        64 * MIB, "memory for series that are known, about a kilobyte a series"
     )
 
     commit_interval_seconds: float = _wal(

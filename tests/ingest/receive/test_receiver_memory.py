@@ -39,7 +39,7 @@ def test_memory_of_bombs(server: Server) -> None:
 
 def test_memory_of_malformed_bodies(server: Server) -> None:
     """What was inflated of a body that is then refused is let go with the answer."""
-    body = gzip.compress(b"\xff" * (30 * MIB))
+    body = gzip.compress(b"\xff" * (15 * MIB))
     for _ in range(20):
         assert server.post(body, GZIPPED).status_code == 400
     assert rss_bytes(server, peak=True) < MAX_RSS_BYTES
@@ -62,7 +62,6 @@ def _varint(number: int) -> bytes:
     return bytes([*found, number])
 
 
-@pytest.mark.xfail(strict=True, reason="docs/guarantees.md, known limits: empty messages")
 @pytest.mark.parametrize(
     ("kind", "body"),
     [
@@ -91,9 +90,9 @@ def test_memory_of_series_with_large_labels(server: Server) -> None:
 def test_memory_of_a_commit(tmp_path: Path) -> None:
     """What a segment inflates to does not come into memory all at once."""
     with Server(tmp_path / "data", "--commit-interval-seconds", "4") as server:
-        for number in range(12):
+        for number in range(24):
             body = b"".join(
-                gauge_request(1, large=f"{number}-{series}" + "x" * 60_000) for series in range(400)
+                gauge_request(1, large=f"{number}-{series}" + "x" * 60_000) for series in range(200)
             )
             assert server.post(gzip.compress(body, 1), GZIPPED).status_code == 200
         wait_until(lambda: 'outcome="done"' in str(counted(server, "rayotel_commits_total")))

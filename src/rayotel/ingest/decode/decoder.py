@@ -17,6 +17,7 @@ from rayotel.model import Arrival, Batch, Record
 # what an event loop may spend on inflating and comparing
 MAX_RECOGNISED_BYTES = 64 * 1024
 MAX_RECOGNISED_INFLATED_BYTES = 1024 * 1024
+MAX_RECOGNISED_MEMBERS = 16
 
 
 class BodyDecoder(Protocol):
@@ -80,7 +81,11 @@ class Decoder:
         sizes: list[int] = []
         try:
             body = inflate(
-                record.body, arrival.content_encoding, MAX_RECOGNISED_INFLATED_BYTES, sizes.append
+                record.body,
+                arrival.content_encoding,
+                MAX_RECOGNISED_INFLATED_BYTES,
+                sizes.append,
+                MAX_RECOGNISED_MEMBERS,
             )
         except (BodyTooLarge, MalformedBody):
             return None

@@ -10,7 +10,11 @@ of maps, such as labels and resources, have names of the user's and are never ch
 
 **No event is refused.** Ray repeats a request for ever after any error and holds back all later
 events. An unreadable event is a row too: `event` holds its raw text, `problem` the reason, its time
-is its arrival, and its id is a digest of stream and text.
+is its arrival, and its id is a digest of stream and text. So is an event beyond a bound. A text of
+more than MAX_EVENT_BYTES is kept in several rows.
+
+**A large body is read in pieces**, of whole events each, because parsed JSON takes up to fifty
+times its bytes.
 """
 
 from __future__ import annotations
@@ -25,13 +29,29 @@ from typing import Any
 
 import orjson
 
-from rayotel.ingest.decode.limits.bounds import EARLIEST_UNIX_NANO, LATEST_AFTER_ARRIVAL_NANO
+from rayotel.ingest.decode.limits.bounds import (
+    EARLIEST_UNIX_NANO,
+    LATEST_AFTER_ARRIVAL_NANO,
+    MAX_NAME_BYTES,
+    MAX_REQUEST_HOURS,
+)
 from rayotel.ingest.decode.limits.drops import Drops
-from rayotel.model import NANOSECONDS_PER_SECOND, Arrival, Event, EventBatch
+from rayotel.ingest.decode.limits.json_text import NotJson, after_space, elements, end_of
+from rayotel.model import (
+    NANOSECONDS_PER_HOUR,
+    NANOSECONDS_PER_SECOND,
+    Arrival,
+    Event,
+    EventBatch,
+)
 
 ID_BYTES = 28
 MAX_ID_BYTES = 64
 MAX_DEPTH = 100
+# of one event and of a raw text in a row: a recorded event has 1,852 at most
+MAX_EVENT_BYTES = 262_144
+# of a request, a tenth of which Ray sends at most; a row takes half a kilobyte
+MAX_REQUEST_EVENTS = 100_000
 MAX_INT = 2**63 - 1
 _SIZES = frozenset({4, 16, 18, 24, 28})
 _ENCODED_SIZES = frozenset((size + 2) // 3 * 4 for size in _SIZES)
@@ -61,6 +81,7 @@ _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BEGINNINGS = frozenset(bytes((byte,)) for byte in b'[{"-0123456789tfn')
 _HEX = re.compile(r"[0-9a-f]+")
 
 # each reason is a label of a metric: a fixed few
@@ -73,10 +94,14 @@ NO_TYPE = "the event has no eventType"
 NO_TIME = "the event has no readable timestamp"
 BAD_TIME = "the event's timestamp is before 2000 or more than a day ahead"
 TOO_DEEP = "an event is nested too deeply"
+LARGE_EVENT = f"the event is larger than {MAX_EVENT_BYTES} bytes"
+LONG_NAME = f"a type, name or id of the event is larger than {MAX_NAME_BYTES} bytes"
+MANY_EVENTS = f"the request has more than {MAX_REQUEST_EVENTS} events"
+MANY_HOURS = f"the request has events of more than {MAX_REQUEST_HOURS} hours"
 DEFECT = "rayotel failed on the event"
 REASONS = (
     NOT_UTF8, NOT_JSON, NOT_AN_ARRAY, NOT_AN_OBJECT, NO_ID, NO_TYPE, NO_TIME, BAD_TIME, TOO_DEEP,
-    DEFECT,
+    LARGE_EVENT, LONG_NAME, MANY_EVENTS, MANY_HOURS, DEFECT,
 )  # fmt: skip
 
 
@@ -86,34 +111,133 @@ class _Poison(ValueError):
 
 def decode(body: bytes, arrival: Arrival) -> EventBatch:
     """The rows of a body without its Content-Encoding. Never fails: see above."""
-    try:
-        entries = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        reason = NOT_JSON if _is_utf8(body) else NOT_UTF8
-        return EventBatch(arrival, [_unreadable(body, reason, arrival)], {reason: 1})
-    if not isinstance(entries, list):
-        return EventBatch(arrival, [_unreadable(body, NOT_AN_ARRAY, arrival)], {NOT_AN_ARRAY: 1})
-    events: list[Event] = []
-    poison: Counter[str] = Counter()
-    is_whole = True
-    for entry in entries:
+    rows = _Rows(arrival)
+    reason = rows.read(body)
+    if reason is not None:
+        rows = _Rows(arrival)
+        rows.keep(body, reason)
+    return EventBatch(arrival, rows.events, +rows.poison)
+
+
+class _Rows:
+    """Rows of one body, in order, and how many events could not be read, by reason."""
+
+    def __init__(self, arrival: Arrival) -> None:
+        self.events: list[Event] = []
+        self.poison: Counter[str] = Counter()
+        self._arrival = arrival
+        self._read = 0
+        self._hours: set[int] = set()
+
+    def read(self, body: bytes) -> str | None:
+        """Add the events of a body; or say why it is not one of events, with rows to be left."""
+        if len(body) > MAX_EVENT_BYTES:
+            try:
+                return self._in_pieces(body)
+            except NotJson:
+                return NOT_JSON if _is_utf8(body) else NOT_UTF8
         try:
-            events.append(_event(entry, arrival))
-            continue
-        except _Poison as error:
-            reason = str(error)
-        except Exception:  # a defect of ours must not make Ray repeat the request for ever
-            reason = DEFECT
-        poison[reason] += 1
-        raw = _raw(entry)
-        if raw is None:
-            is_whole = False
-        else:
-            events.append(_unreadable(raw, reason, arrival))
-    if not is_whole:
-        # an event so deep cannot be written by itself; the body that it came in can be kept
-        events.append(_unreadable(body, TOO_DEEP, arrival))
-    return EventBatch(arrival, events, +poison)
+            entries = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return NOT_JSON if _is_utf8(body) else NOT_UTF8
+        if not isinstance(entries, list):
+            return NOT_AN_ARRAY
+        self._add(entries[:MAX_REQUEST_EVENTS], body)
+        if beyond := entries[MAX_REQUEST_EVENTS:]:
+            self.keep(_raw(beyond) or body, MANY_EVENTS, len(beyond))
+        return None
+
+    def _in_pieces(self, body: bytes) -> str | None:
+        """The same for a body of which only some events at a time are parsed. Raises NotJson."""
+        start = after_space(body, 0)
+        if body[start : start + 1] not in _BEGINNINGS:
+            return NOT_JSON if _is_utf8(body) else NOT_UTF8
+        if body[start : start + 1] != b"[":
+            return NOT_AN_ARRAY if after_space(body, end_of(body, start)) == len(body) else NOT_JSON
+        first = last = start
+        count = beyond = 0
+        for begin, end in elements(body, start):
+            is_beyond = self._read + count >= MAX_REQUEST_EVENTS
+            is_large = end - begin > MAX_EVENT_BYTES
+            if count and (is_beyond or is_large or end - first > MAX_EVENT_BYTES):
+                self._piece(body[first:last], count)
+                count = 0
+            last = end
+            if is_beyond:
+                first = first if beyond else begin
+                beyond += 1
+            elif is_large:
+                self._read += 1
+                self.keep(body[begin:end], LARGE_EVENT)
+            else:
+                first = first if count else begin
+                count += 1
+        if beyond:
+            self.keep(b"[%b]" % body[first:last], MANY_EVENTS, beyond)
+        elif count:
+            self._piece(body[first:last], count)
+        closing = after_space(body, max(last, start + 1))
+        if body[closing : closing + 1] != b"]":
+            return NOT_JSON
+        return None if after_space(body, closing + 1) == len(body) else NOT_JSON
+
+    def _piece(self, raw: bytes, count: int) -> None:
+        """Add some events, this many. Raises NotJson."""
+        raw = b"[%b]" % raw
+        try:
+            entries = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise NotJson(str(error)) from None
+        self._read += count
+        self._add(entries, raw)
+
+    def _add(self, entries: list[object], body: bytes) -> None:
+        is_whole = True
+        for entry in entries:
+            try:
+                event = _event(entry, self._arrival)
+                self._count_hour(event)
+                self.events.append(event)
+                continue
+            except _Poison as error:
+                reason = str(error)
+            except Exception:  # a defect of ours must not make Ray repeat the request for ever
+                reason = DEFECT
+            raw = _raw(entry)
+            if raw is None:
+                is_whole = False
+                self.poison[reason] += 1
+            else:
+                self.keep(raw, reason)
+        if not is_whole:
+            # an event so deep cannot be written by itself; the body that it came in can be kept
+            self.keep(body, TOO_DEEP, 0)
+
+    def _count_hour(self, event: Event) -> None:
+        hour = event.time_unix_nano // NANOSECONDS_PER_HOUR
+        if hour not in self._hours:
+            if len(self._hours) >= MAX_REQUEST_HOURS:
+                raise _Poison(MANY_HOURS)
+            self._hours.add(hour)
+
+    def keep(self, raw: bytes, reason: str, count: int = 1) -> None:
+        """Add what is not read, as one row or more, as `count` unreadable events."""
+        self.poison[reason] += count
+        start = number = 0
+        while start < len(raw) or not number:
+            end = _end_of_text(raw, start + MAX_EVENT_BYTES)
+            self.events.append(_unreadable(raw[start:end], reason, self._arrival, number))
+            start, number = end, number + 1
+
+
+def _end_of_text(raw: bytes, end: int) -> int:
+    """The last place up to `end` that is not within a character."""
+    if end >= len(raw):
+        return len(raw)
+    for place in range(end, end - 4, -1):
+        if raw[place] & 0xC0 != 0x80:
+            return place
+    return end
 
 
 def _is_utf8(body: bytes) -> bool:
@@ -132,9 +256,12 @@ def _raw(event: object) -> bytes | None:
         return None
 
 
-def _unreadable(raw: bytes, reason: str, arrival: Arrival) -> Event:
+def _unreadable(raw: bytes, reason: str, arrival: Arrival, number: int) -> Event:
+    """A row of a text that was not read. `number`: which piece of the text it is."""
     digest = hashlib.blake2b(arrival.stream.encode() + b"\0", digest_size=ID_BYTES)
     digest.update(raw)
+    if number:
+        digest.update(b"\0%d" % number)
     try:
         text, problem = raw.decode(), reason
     except UnicodeDecodeError:
@@ -162,20 +289,20 @@ def _event(sent: object, arrival: Arrival) -> Event:
         event_id=event_id,
         time_unix_nano=time,
         event=_json(payload),
-        event_type=kind,
-        source_type=_text(sent.get("sourceType")),
-        severity=_text(sent.get("severity")),
-        session_name=_text(sent.get("sessionName")),
+        event_type=_name(kind),
+        source_type=_name(sent.get("sourceType")),
+        severity=_name(sent.get("severity")),
+        session_name=_name(sent.get("sessionName")),
         message=_text(sent.get("message")),
-        reporter_node_id=_text(_plain_id(sent.get("nodeId"))),
-        node_id=_text(payload.get("nodeId")),
-        job_id=_text(payload.get("jobId")),
-        task_id=_text(payload.get("taskId")),
+        reporter_node_id=_name(_plain_id(sent.get("nodeId"))),
+        node_id=_name(payload.get("nodeId")),
+        job_id=_name(payload.get("jobId")),
+        task_id=_name(payload.get("taskId")),
         # profiles of tasks have another name for it
         task_attempt=_integer(payload.get("taskAttempt", payload.get("attemptNumber"))),
-        actor_id=_text(payload.get("actorId")),
-        worker_id=_text(payload.get("workerId")),
-        placement_group_id=_text(payload.get("placementGroupId")),
+        actor_id=_name(payload.get("actorId")),
+        worker_id=_name(payload.get("workerId")),
+        placement_group_id=_name(payload.get("placementGroupId")),
         state=_state(payload),
         beside=_json(_plain(beside, 0)) if beside else None,
     )
@@ -275,7 +402,7 @@ def _time(value: object, arrival: Arrival) -> int:
 def _state(payload: dict[str, Any]) -> str | None:
     transitions = payload.get("stateTransitions")
     if isinstance(transitions, list) and transitions and isinstance(transitions[-1], dict):
-        return _text(transitions[-1].get("state"))
+        return _name(transitions[-1].get("state"))
     return None
 
 
@@ -284,6 +411,14 @@ def _text(value: Any) -> str | None:
     if value is None or value == "":
         return None
     return value if isinstance(value, str) else _json(value)
+
+
+def _name(value: Any) -> str | None:
+    """A text column that names something; raises _Poison where it is too long."""
+    text = _text(value)
+    if text is not None and len(text) > MAX_NAME_BYTES:
+        raise _Poison(LONG_NAME)
+    return text
 
 
 def _integer(value: object) -> int | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 from rayotel.ingest.decode.limits.drops import Drops
 from rayotel.ingest.decode.otlp import json
 from rayotel.ingest.decode.otlp.fast import metrics
@@ -18,7 +21,9 @@ class BodyDecoder:
     def decode(self, body: bytes, arrival: Arrival) -> MetricBatch:
         """Columns of a body. Raises MalformedProtobuf, MalformedJson."""
         if arrival.content_type == JSON:
-            body = json.metrics_request_bytes(body)
+            body, rejected = json.metrics_request_bytes(body)
+            batch = metrics.decode(body, arrival, self._memory)
+            return replace(batch, rejected=rejected + Counter(batch.rejected))
         return metrics.decode(body, arrival, self._memory)
 
     def recognised(self, body: bytes, arrival: Arrival) -> MetricBatch | None:

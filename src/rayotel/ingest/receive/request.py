@@ -16,6 +16,7 @@ from rayotel.lake.signal import Signal
 from rayotel.model import JSON, MAX_STREAM_NAME_CHARACTERS, PROTOBUF, Arrival, is_stream_name
 
 MAX_HEADER_COLUMNS = 10
+MAX_HEADER_NAME_CHARACTERS = 100
 MAX_HEADER_VALUE_BYTES = 100
 MAX_USER_AGENT_CHARACTERS = 200
 _ROUTING = ("stream", "log-source")
@@ -81,10 +82,11 @@ def _columns(
         folded = name.lower()
         if folded.replace("_", "-") in _ROUTING:
             continue
-        if len(raw) > MAX_HEADER_VALUE_BYTES or not folded:
+        if len(raw) > MAX_HEADER_VALUE_BYTES or not 0 < len(folded) <= MAX_HEADER_NAME_CHARACTERS:
             raise NeverAcceptable(
                 400,
-                f"header 'x-p-{folded[:50]}' has no name or a value of more than"
+                f"header 'x-p-{folded[:50]}' has no name, or one of more than"
+                f" {MAX_HEADER_NAME_CHARACTERS} characters, or a value of more than"
                 f" {MAX_HEADER_VALUE_BYTES} bytes",
             )
         columns.setdefault(folded, raw.decode("utf-8", "replace"))

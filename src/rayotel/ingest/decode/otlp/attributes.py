@@ -14,10 +14,39 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from rayotel.ingest.decode.limits.bounds import (
+    DEEP_ATTRIBUTE,
+    LONG_ATTRIBUTE,
+    LONG_NAME,
+    MANY_ATTRIBUTES,
+    MAX_ATTRIBUTE_BYTES,
+    MAX_ATTRIBUTES,
+    MAX_NAME_BYTES,
+    MAX_NESTING,
+    Rejected,
+)
+
 
 def text_of(raw: bytes) -> str:
     """A string field; bytes that are not UTF-8 become U+FFFD."""
     return raw.decode("utf-8", "replace")
+
+
+def name_of(raw: bytes) -> str:
+    """A text that names something. Raises Rejected where it is too long."""
+    if len(raw) > MAX_NAME_BYTES:
+        raise Rejected(LONG_NAME)
+    return raw.decode("utf-8", "replace")
+
+
+def checked(attributes: Iterable[Any], most: int = MAX_ATTRIBUTES) -> list[Any]:
+    """KeyValues. Raises Rejected where they are too many or one is too large."""
+    found = list(attributes)
+    if len(found) > most:
+        raise Rejected(MANY_ATTRIBUTES)
+    if any(attribute.ByteSize() > MAX_ATTRIBUTE_BYTES for attribute in found):
+        raise Rejected(LONG_ATTRIBUTE)
+    return found
 
 
 def double_text(value: float) -> str:
@@ -28,13 +57,13 @@ def double_text(value: float) -> str:
 
 
 def attribute_text(value: Any) -> str | None:
-    """Text of an AnyValue (of `messages`); None where no value is set."""
+    """Text of an AnyValue (of `messages`); None where no value is set. Raises Rejected."""
     kind = value.WhichOneof("value")
     if kind == "string_value":
         return text_of(value.string_value)
     if kind is None:
         return None
-    plain = _plain(value)
+    plain = _plain(value, 2)
     if isinstance(plain, bool):
         return "true" if plain else "false"
     if isinstance(plain, float):
@@ -50,13 +79,15 @@ def json_text(value: Any) -> str:
 
 
 def attributes_json(attributes: Iterable[Any]) -> str | None:
-    """A JSON object of KeyValues; None where there are none."""
-    members = {text_of(attribute.key): _plain(attribute.value) for attribute in attributes}
+    """A JSON object of KeyValues; None where there are none. Raises Rejected."""
+    members = {
+        name_of(attribute.key): _plain(attribute.value, 2) for attribute in checked(attributes)
+    }
     return json_text(members) if members else None
 
 
-def _plain(value: Any) -> Any:
-    """The value as JSON can hold it."""
+def _plain(value: Any, depth: int) -> Any:
+    """The value as JSON can hold it; `depth`: how many messages it is in, its own included."""
     kind = value.WhichOneof("value")
     if kind == "string_value":
         return text_of(value.string_value)
@@ -65,8 +96,12 @@ def _plain(value: Any) -> Any:
     if kind == "double_value":
         number = value.double_value
         return number if math.isfinite(number) else double_text(number)
-    if kind == "array_value":
-        return [_plain(member) for member in value.array_value.values]
-    if kind == "kvlist_value":
-        return {text_of(m.key): _plain(m.value) for m in value.kvlist_value.values}
+    if kind in ("array_value", "kvlist_value"):
+        members = getattr(value, kind).values
+        if depth + 2 > MAX_NESTING:
+            raise Rejected(DEEP_ATTRIBUTE)
+        # within a list or map; a member of a map is a message too
+        if kind == "array_value":
+            return [_plain(member, depth + 2) for member in members]
+        return {name_of(m.key): _plain(m.value, depth + 3) for m in members}
     return None if kind is None else getattr(value, kind)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections import Counter
 from typing import Any
 
 from google.protobuf import json_format
@@ -17,6 +18,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
+from rayotel.ingest.decode.limits.json_text import NotJson
+from rayotel.ingest.decode.otlp.json_pieces import pieces_of
+
+# a parsed value takes a hundred times its bytes, twice; so a large request is read in pieces
+PIECE_BYTES = 262_144
 _HEX_IDS = frozenset({"traceId", "spanId", "trace_id", "span_id"})
 _BYTES = frozenset({"bytesValue", "bytes_value"})
 _EXEMPLAR_LISTS = frozenset({"exemplars"})
@@ -26,8 +32,23 @@ class MalformedJson(ValueError):
     """The text is not JSON, or not JSON of the expected message."""
 
 
-def metrics_request_bytes(body: bytes) -> bytes:
-    """An ExportMetricsServiceRequest in JSON as protobuf bytes; raises MalformedJson."""
+def metrics_request_bytes(body: bytes) -> tuple[bytes, Counter[str]]:
+    """An ExportMetricsServiceRequest in JSON as protobuf bytes, and points rejected by reason.
+
+    Raises MalformedJson.
+    """
+    rejected: Counter[str] = Counter()
+    if len(body) <= PIECE_BYTES:
+        return _converted(body), rejected
+    try:
+        pieces = b"".join([_converted(piece) for piece in pieces_of(body, PIECE_BYTES, rejected)])
+    except NotJson as error:
+        raise MalformedJson(str(error)) from None
+    return pieces, rejected
+
+
+def _converted(body: bytes) -> bytes:
+    """A request that is small. Raises MalformedJson."""
     try:
         tree = json.loads(body)
         if not isinstance(tree, dict):

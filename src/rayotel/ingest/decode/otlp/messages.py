@@ -77,19 +77,20 @@ def parse_metrics_request(body: bytes) -> Any:
 
 def parse_around(resource: bytes, resource_url: bytes, scope: bytes, scope_url: bytes) -> Any:
     """The (ResourceMetrics, ScopeMetrics) that these fields, each with its tag, stand in."""
-    inner = _delimited(b"\x12", scope + scope_url)
-    request = parse_metrics_request(_delimited(b"\x0a", resource + inner + resource_url))
+    inner = delimited(b"\x12", scope + scope_url)
+    request = parse_metrics_request(delimited(b"\x0a", resource + inner + resource_url))
     resource_metrics = request.resource_metrics[0]
     return resource_metrics, resource_metrics.scope_metrics[0]
 
 
 def parse_metric(raw: bytes) -> Any:
     """A serialized Metric, parsed as deep inside a request as it was sent."""
-    inner = _delimited(b"\x0a", _delimited(b"\x12", _delimited(b"\x12", raw)))
+    inner = delimited(b"\x0a", delimited(b"\x12", delimited(b"\x12", raw)))
     return parse_metrics_request(inner).resource_metrics[0].scope_metrics[0].metrics[0]
 
 
-def _delimited(tag: bytes, content: bytes) -> bytes:
+def delimited(tag: bytes, content: bytes) -> bytes:
+    """A field of bytes."""
     size, length = len(content), bytearray()
     while size > 0x7F:
         length.append(size & 0x7F | 0x80)

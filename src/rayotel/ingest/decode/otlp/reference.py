@@ -14,22 +14,30 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from rayotel.ingest.decode.limits.bounds import EARLIEST_UNIX_NANO, LATEST_AFTER_ARRIVAL_NANO
+from rayotel.ingest.decode.limits.bounds import (
+    EARLIEST_UNIX_NANO,
+    LATEST_AFTER_ARRIVAL_NANO,
+    Rejected,
+)
+from rayotel.ingest.decode.limits.budget import Budget
+from rayotel.ingest.decode.otlp import messages
 from rayotel.ingest.decode.otlp.attributes import attributes_json
-from rayotel.ingest.decode.otlp.series import Attributes, Head
+from rayotel.ingest.decode.otlp.pieces import MetricPieces, alone, check_nested_within
+from rayotel.ingest.decode.otlp.series import Head
 from rayotel.lake.schema import METRIC_TYPES
 from rayotel.model import Drop, Points, Series
 
 _MAX_COUNT = 2**63 - 1
 _NO_RECORDED_VALUE = 1
-# a column of a commit holds two gigabytes of text at most, and a few bodies could exceed that
-MAX_ATTRIBUTE_BYTES = 65_536
+# Python's numbers take five times what a column of them takes: they become one now and then
+MAX_OPEN_POINTS = 8192
+MAX_OPEN_MEMBERS = 32_768
 
 _KINDS = {
     "gauge": "number",
@@ -59,20 +67,27 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
 
 
 class _Columns:
-    """Points of one kind, as lists that grow."""
+    """Points of one kind, as lists that grow, and the columns that earlier ones became."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        self.full: list[Points] = []
+        self._clear()
+
+    def _clear(self) -> None:
         self.series: list[int] = []
         self.time: list[int] = []
         self.start: list[int] = []
         self.flags: list[int] = []
-        self.values: dict[str, list[Any]] = {name: [] for name in _COLUMNS[kind]}
-        self.append_values = _APPEND[kind](self.values)
+        self.members = 0
+        self.values: dict[str, list[Any]] = {name: [] for name in _COLUMNS[self.kind]}
+        self.append_values = _APPEND[self.kind](self.values)
 
-    def points(self) -> Points:
-        """The lists as columns."""
-        return Points(
+    def close(self) -> None:
+        """Make columns of the lists, and begin anew."""
+        if not self.time:
+            return
+        points = Points(
             self.kind,
             np.array(self.series, np.int32),
             np.array(self.time, np.int64),
@@ -80,66 +95,107 @@ class _Columns:
             np.array(self.flags, np.int64),
             {name: pa.array(of, METRIC_TYPES[name]) for name, of in self.values.items()},
         )
+        self.full.append(points)
+        self._clear()
 
 
 class FullDecode:
-    """Points of one request. `series`: those in use; a decode appends its own.
+    """Points of one request, with their series, what was rejected, and what was dropped.
 
     `dropped`: points and labels left out so far, by pattern.
     """
 
-    def __init__(
-        self, received_unix_nano: int, series: list[Series], rejected: Counter[str]
-    ) -> None:
+    def __init__(self, received_unix_nano: int) -> None:
         self._latest = received_unix_nano + LATEST_AFTER_ARRIVAL_NANO
-        self._series = series
-        self._rejected = rejected
+        self.budget = Budget()
+        self.series: list[Series] = []
+        self.rejected: Counter[str] = Counter()
         self.dropped: Counter[Drop] = Counter()
         self._kinds: dict[str, _Columns] = {}
 
-    def metric(self, head: Head, data_points: Sequence[Any]) -> None:
-        """Add the points of a parsed metric. Raises messages.MalformedProtobuf."""
-        if head.dropped_by is not None:
-            self.dropped[head.dropped_by] += len(data_points)
-            return
+    def reject(self, count: int, reason: str) -> None:
+        """Count points that are left out."""
+        if count:
+            self.rejected[reason] += count
+
+    def drop(self, drop: Drop, metric: MetricPieces) -> None:
+        """Count the points of a metric that is dropped."""
+        self.dropped[drop] += metric.count()
+
+    def metric(self, head: Head, metric: MetricPieces) -> None:
+        """Add the points of a metric. Raises messages.MalformedProtobuf."""
         kind = _KINDS[head.data]
         columns = self._kinds.get(kind)
         if columns is None:
             columns = self._kinds[kind] = _Columns(kind)
-        places: dict[Attributes, int] = {}
-        for point in data_points:
-            time = point.time_unix_nano
-            if not EARLIEST_UNIX_NANO <= time <= self._latest:
-                self._rejected[_time_reason(time)] += 1
+        places: dict[Series, int] = {}
+        for run in metric.runs():
+            if isinstance(run, str):
+                self.rejected[run] += 1
                 continue
-            start = point.start_time_unix_nano
-            if start > _MAX_COUNT or (kind != "number" and not _countable(point, kind)):
-                self._rejected["a count or start time is beyond 2**63 - 1"] += 1
-                continue
-            attributes = tuple(point.attributes)
-            place = places.get(attributes)
-            if place is None:
-                series = head.known.get(attributes)
-                if series is None:
-                    kept, dropped = head.kept(attributes)
-                    if max(map(len, kept), default=0) > MAX_ATTRIBUTE_BYTES:
-                        reason = f"an attribute is larger than {MAX_ATTRIBUTE_BYTES} bytes"
-                        self._rejected[reason] += 1
-                        continue
-                    series = head.series(kept, attributes, dropped)
-                place = places[attributes] = len(self._series)
-                self._series.append(series)
-            if head.dropped:
-                self.dropped.update(head.dropped.get(attributes, ()))
-            columns.series.append(place)
-            columns.time.append(time)
-            columns.start.append(start)
-            columns.flags.append(point.flags)
-            columns.append_values(point)
+            for points in self._parsed(head.data, *run):
+                for point in points:
+                    try:
+                        self._add(point, head, columns, places)
+                    except Rejected as error:
+                        self.rejected[str(error)] += 1
+
+    def _parsed(self, data: str, raw: bytes, count: int) -> Iterator[Sequence[Any]]:
+        """The points of a run; where it cannot be parsed, each that is not nested too deeply."""
+        try:
+            yield getattr(messages.parse_metric(raw), data).data_points
+            return
+        except messages.MalformedProtobuf:
+            if count == 1:
+                try:
+                    if data != "summary":
+                        check_nested_within(raw, raw[0], 0x0A, *_TO_FILTERED_ATTRIBUTES[data])
+                except Rejected as error:
+                    self.rejected[str(error)] += 1
+                    return
+                raise
+        for point in alone(raw):
+            yield from self._parsed(data, point, 1)
+
+    def _add(self, point: Any, head: Head, columns: _Columns, places: dict[Series, int]) -> None:
+        """Add a point. Raises Rejected."""
+        time, kind = point.time_unix_nano, columns.kind
+        if not EARLIEST_UNIX_NANO <= time <= self._latest:
+            raise Rejected(_time_reason(time))
+        start = point.start_time_unix_nano
+        if start > _MAX_COUNT or (kind != "number" and not _countable(point, kind)):
+            raise Rejected("a count or start time is beyond 2**63 - 1")
+        attributes = tuple(point.attributes)
+        series = head.known.get(attributes)
+        if series is None or series not in places:
+            self.budget.new_series(head.shared_text_bytes)
+            if series is None:
+                kept, dropped = head.kept(attributes)
+                series = head.series(kept, attributes, dropped)
+            if series not in places:
+                self.budget.texts(series)
+                places[series] = len(self.series)
+                self.series.append(series)
+        numbers = _NUMBERS[kind](point)
+        exemplars = () if kind == "summary" else point.exemplars
+        self.budget.point(time, numbers, len(exemplars))
+        filtered = _exemplars(exemplars)
+        if head.dropped:
+            self.dropped.update(head.dropped.get(attributes, ()))
+        columns.series.append(places[series])
+        columns.time.append(time)
+        columns.start.append(start)
+        columns.flags.append(point.flags)
+        columns.append_values(point, filtered)
+        columns.members += numbers + 4 * len(exemplars)
+        if len(columns.time) >= MAX_OPEN_POINTS or columns.members >= MAX_OPEN_MEMBERS:
+            columns.close()
 
     def chunks(self) -> list[Points]:
         """All points that were accepted, by kind."""
-        return [columns.points() for columns in self._kinds.values() if columns.time]
+        for columns in self._kinds.values():
+            columns.close()
+        return [points for columns in self._kinds.values() for points in columns.full]
 
 
 def _time_reason(time: int) -> str:
@@ -162,14 +218,15 @@ def _countable(point: Any, kind: str) -> bool:
 
 
 Lists = dict[str, list[Any]]
-Append = Callable[[Any], None]
+Exemplars = list[dict[str, object]] | None
+Append = Callable[[Any, Exemplars], None]
 
 
 def _number(columns: Lists) -> Append:
     values, integers = columns["data_point_value"], columns["data_point_value_int"]
-    exemplars = columns["data_point_exemplars"]
+    all_exemplars = columns["data_point_exemplars"]
 
-    def append(point: Any) -> None:
+    def append(point: Any, exemplars: Exemplars) -> None:
         value: float | None = None
         integer: int | None = None
         if not point.flags & _NO_RECORDED_VALUE:
@@ -180,7 +237,7 @@ def _number(columns: Lists) -> Append:
                 value = float(integer)
         values.append(value)
         integers.append(integer)
-        exemplars.append(_exemplars(point.exemplars))
+        all_exemplars.append(exemplars)
 
     return append
 
@@ -190,7 +247,7 @@ def _optional(point: Any, name: str) -> Any:
 
 
 def _histogram(columns: Lists) -> Append:
-    def append(point: Any) -> None:
+    def append(point: Any, exemplars: Exemplars) -> None:
         recorded = not point.flags & _NO_RECORDED_VALUE
         counts = list(point.bucket_counts)
         repaired = are_cumulative(counts, point.count)
@@ -202,7 +259,7 @@ def _histogram(columns: Lists) -> Append:
         columns["data_point_bucket_counts"].append(counts)
         columns["data_point_explicit_bounds"].append(list(point.explicit_bounds))
         columns["data_point_buckets_repaired"].append(repaired)
-        columns["data_point_exemplars"].append(_exemplars(point.exemplars))
+        columns["data_point_exemplars"].append(exemplars)
 
     return append
 
@@ -218,7 +275,7 @@ def are_cumulative(counts: Sequence[int], total: int) -> bool:
 
 
 def _exponential_histogram(columns: Lists) -> Append:
-    def append(point: Any) -> None:
+    def append(point: Any, exemplars: Exemplars) -> None:
         recorded = not point.flags & _NO_RECORDED_VALUE
         columns["data_point_count"].append(point.count if recorded else None)
         for name in ("sum", "min", "max"):
@@ -231,13 +288,14 @@ def _exponential_histogram(columns: Lists) -> Append:
             columns[f"{side}_bucket_count"].append(
                 None if buckets is None else list(buckets.bucket_counts)
             )
-        columns["data_point_exemplars"].append(_exemplars(point.exemplars))
+        columns["data_point_exemplars"].append(exemplars)
 
     return append
 
 
 def _summary(columns: Lists) -> Append:
-    def append(point: Any) -> None:
+    def append(point: Any, exemplars: Exemplars) -> None:
+        del exemplars  # a summary has none
         recorded = not point.flags & _NO_RECORDED_VALUE
         columns["data_point_count"].append(point.count if recorded else None)
         columns["data_point_sum"].append(point.sum if recorded else None)
@@ -258,7 +316,27 @@ _APPEND: dict[str, Callable[[Lists], Append]] = {
 }
 
 
-def _exemplars(exemplars: Sequence[Any]) -> list[dict[str, object]] | None:
+def _sides(point: Any) -> int:
+    return len(point.positive.bucket_counts) + len(point.negative.bucket_counts)
+
+
+# how many buckets, bounds or quantiles a point has
+_NUMBERS: dict[str, Callable[[Any], int]] = {
+    "number": lambda _: 0,
+    "histogram": lambda point: len(point.bucket_counts) + len(point.explicit_bounds),
+    "exponential_histogram": _sides,
+    "summary": lambda point: 2 * len(point.quantile_values),
+}
+# tags that lead from a point to the attributes of its exemplars
+_TO_FILTERED_ATTRIBUTES = {
+    "gauge": (0x2A, 0x3A),
+    "sum": (0x2A, 0x3A),
+    "histogram": (0x42, 0x3A),
+    "exponential_histogram": (0x5A, 0x3A),
+}
+
+
+def _exemplars(exemplars: Sequence[Any]) -> Exemplars:
     if not exemplars:
         return None
     return [

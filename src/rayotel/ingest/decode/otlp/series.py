@@ -11,25 +11,32 @@ import hashlib
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
+from rayotel.ingest.decode.limits import bounds
+from rayotel.ingest.decode.limits.bounds import MAX_SERIES_TEXT_BYTES, Rejected
+from rayotel.ingest.decode.limits.budget import text_bytes, text_of_labels
 from rayotel.ingest.decode.limits.drops import NO_DROPS, Drops, NameDrops
 from rayotel.ingest.decode.otlp import messages
 from rayotel.ingest.decode.otlp.attributes import (
     attribute_text,
     attributes_json,
+    checked,
     json_text,
+    name_of,
     text_of,
 )
+from rayotel.ingest.decode.otlp.pieces import ScopeKey, check_nested_within, check_nesting
 from rayotel.lake.schema import header_column, label_column
 from rayotel.model import Arrival, Drop, Series
 
 # measured: a series with nine labels, its key and its places in dictionaries
-SERIES_BYTES = 400
-LABEL_BYTES = 400
+SERIES_BYTES = 500
+LABEL_BYTES = 450
 HEAD_BYTES = 3000
 # a key under which a series is known beside its first, and what was dropped under it
 KEY_BYTES = 250
 # what is decided of an attribute, beside its bytes
 DECISION_BYTES = 150
+_MAX_FRAMED_CHARACTERS = 200
 _TEMPORALITIES = {0: "unspecified", 1: "delta", 2: "cumulative"}
 
 Attributes = tuple[bytes, ...]
@@ -48,12 +55,21 @@ class Account:
 class Label:
     """A column and its text, and what is computed from them once."""
 
-    __slots__ = ("folded", "framed", "pair")
+    __slots__ = ("_framed", "folded", "pair")
 
     def __init__(self, column: str, text: str) -> None:
         self.pair = (column, text)
         self.folded = column.lower()
-        self.framed = _framed(column) + _framed(text)
+        # most are small and in many series; a large one is framed when it is needed
+        is_small = len(column) + len(text) <= _MAX_FRAMED_CHARACTERS
+        self._framed = _framed(column) + _framed(text) if is_small else None
+
+    @property
+    def framed(self) -> bytes:
+        """What a series hashes of it."""
+        if self._framed is None:
+            return b"".join([_framed(text) for text in self.pair])
+        return self._framed
 
 
 class Labels:
@@ -61,21 +77,34 @@ class Labels:
 
     def __init__(self, account: Account) -> None:
         self._known: dict[bytes, Label | None] = {}
+        self._columns: dict[str, str] = {}
         self._orders: dict[tuple[str, ...], list[int] | None] = {}
         self._decisions: dict[NameDrops, dict[bytes, Drop | bool]] = {}
         self._account = account
 
     def of(self, attribute: bytes) -> Label | None:
-        """The label of a serialized KeyValue; None where it has no value."""
+        """The label of a serialized KeyValue; None where it has no value. Raises Rejected."""
         if attribute in self._known:
             return self._known[attribute]
-        parsed = messages.parse_key_value(attribute)
+        try:
+            parsed = messages.parse_key_value(attribute)
+        except messages.MalformedProtobuf:
+            check_nesting(attribute)
+            raise
+        column = label_column("metric_", name_of(parsed.key))
         text = attribute_text(parsed.value)
-        label = None if text is None else Label(label_column("metric_", text_of(parsed.key)), text)
+        # one text of a column for all series
+        column = self._columns.setdefault(column, column)
+        label = None if text is None else Label(column, text)
         self._known[attribute] = label
         # serialized, as text and framed, in up to four bytes a character
         self._account.size_bytes += LABEL_BYTES + 6 * len(attribute)
         return label
+
+    @property
+    def column_count(self) -> int:
+        """How many columns are known."""
+        return len(self._columns)
 
     def kept(
         self, attributes: Attributes, drops: NameDrops, dropped: Iterable[Drop]
@@ -127,7 +156,7 @@ class Head:
 
     __slots__ = (
         "_account", "_drops", "_framed", "_labels", "_outer", "_outer_dropped", "data", "dropped",
-        "dropped_by", "fixed", "known", "shape",
+        "dropped_by", "fixed", "known", "shape", "shared_text_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -143,11 +172,13 @@ class Head:
         self.dropped: dict[bytes | Attributes, tuple[Drop, ...]] = {}
         self._drops = drops = context.drops.labels_of(name)
         self._outer = context.outer
+        self.shared_text_bytes = context.shared_text_bytes
         self._outer_dropped: tuple[Drop, ...] = ()
         if drops is not None:
             of_outer = [None if key is None else drops.of(key) for key in context.outer_keys]
             both = list(zip(context.outer, of_outer, strict=True))
             self._outer = [label for label, drop in both if drop is None]
+            self.shared_text_bytes = text_of_labels(label.pair for label in self._outer)
             self._outer_dropped = tuple([drop for drop in of_outer if drop is not None])
         self._labels = labels
         self._account = account
@@ -169,7 +200,7 @@ class Head:
     def series(
         self, kept: Attributes, key: bytes | Attributes, dropped: tuple[Drop, ...] = ()
     ) -> Series:
-        """The series that serialized attributes make, remembered under `key`.
+        """The series that serialized attributes make, remembered under `key`. Raises Rejected.
 
         `kept` and `dropped` are what `kept` said of them. Points that differ in nothing but what
         was dropped have the same series.
@@ -193,6 +224,10 @@ class Head:
         return series
 
     def _made(self, attributes: Attributes, key: bytes | Attributes) -> Series:
+        if len(attributes) > bounds.MAX_ATTRIBUTES:
+            raise Rejected(bounds.MANY_ATTRIBUTES)
+        if max(map(len, attributes), default=0) > bounds.MAX_ATTRIBUTE_BYTES:
+            raise Rejected(bounds.LONG_ATTRIBUTE)
         labels = self._labels
         all_labels = [*self._outer]
         for raw in attributes:
@@ -210,7 +245,10 @@ class Head:
         framed = self._framed + b"".join([label.framed for label in all_labels])
         digest = hashlib.blake2b(framed, digest_size=8).digest()
         identity = int.from_bytes(digest, "little", signed=True)
-        made = self.known[key] = Series(identity, self.fixed, pairs, tuple(spare))
+        made = Series(identity, self.fixed, pairs, tuple(spare))
+        if text_bytes(made) > MAX_SERIES_TEXT_BYTES:
+            raise Rejected(bounds.LONG_SERIES)
+        self.known[key] = made
         self._account.size_bytes += SERIES_BYTES + sum(map(len, attributes))
         return made
 
@@ -248,12 +286,13 @@ class Context:
     def __init__(
         self,
         arrival: Arrival,
-        resource_metrics: Any,
-        scope_metrics: Any,
+        key: ScopeKey,
         labels: Labels,
         account: Account,
         drops: Drops = NO_DROPS,
     ) -> None:
+        """`key`: the fields around the metrics. Raises MalformedProtobuf, Rejected."""
+        resource_metrics, scope_metrics = _parsed(key)
         resource, scope = resource_metrics.resource, scope_metrics.scope
         self.stream = arrival.stream
         self._fixed: Fixed = {**_about_resource(resource_metrics), **_about_scope(scope_metrics)}
@@ -266,13 +305,21 @@ class Context:
         ]
         self.outer_keys = [key for key, _ in outer]
         self.outer = [label for _, label in outer]
+        # what each of its series has of text
+        self.shared_text_bytes = text_of_labels(label.pair for label in self.outer)
+        if self.shared_text_bytes > MAX_SERIES_TEXT_BYTES:
+            raise Rejected(bounds.LONG_SERIES)
         self.heads: dict[object, Head] = {}
         self._labels = labels
         self._account = account
         account.size_bytes += HEAD_BYTES + 6 * sum(len(label.framed) for label in self.outer)
 
     def head(self, metric: Any) -> Head:
-        """A metric of this context, parsed; `metric` has a data field that is set."""
+        """A metric of this context, parsed; its data field is set. Raises Rejected."""
+        if sum(member.ByteSize() for member in metric.metadata) > bounds.MAX_DESCRIPTION_BYTES:
+            raise Rejected(bounds.LONG_DESCRIPTION)
+        if len(metric.description) > bounds.MAX_DESCRIPTION_BYTES:
+            raise Rejected(bounds.LONG_DESCRIPTION)
         data = metric.WhichOneof("data")
         body = getattr(metric, data)
         temporality = None
@@ -280,9 +327,9 @@ class Context:
             number = body.aggregation_temporality
             temporality = _TEMPORALITIES.get(number, str(number))
         fixed: Fixed = {
-            "metric_name": text_of(metric.name),
+            "metric_name": name_of(metric.name),
             "metric_type": data,
-            "metric_unit": text_of(metric.unit) or None,
+            "metric_unit": name_of(metric.unit) or None,
             "metric_description": text_of(metric.description) or None,
             "metric_metadata": attributes_json(metric.metadata),
             "aggregation_temporality": temporality,
@@ -297,27 +344,44 @@ class Context:
         return head
 
 
+def _parsed(key: ScopeKey) -> tuple[Any, Any]:
+    """ResourceMetrics and ScopeMetrics without metrics. Raises MalformedProtobuf, Rejected."""
+    try:
+        resource_metrics, scope_metrics = messages.parse_around(*key)
+    except messages.MalformedProtobuf:
+        # attributes of a resource have another number than those of a scope
+        check_nested_within(key[0], 0x0A, 0x0A)
+        check_nested_within(key[2], 0x0A, 0x1A)
+        raise
+    return resource_metrics, scope_metrics
+
+
 def _outer_labels(prefix: str, attributes: Iterable[Any]) -> list[tuple[str, Label]]:
-    return [
-        (text_of(attribute.key), Label(label_column(prefix, text_of(attribute.key)), text))
-        for attribute in attributes
-        if (text := attribute_text(attribute.value)) is not None
-    ]
+    labels = []
+    for attribute in checked(attributes):
+        key, text = name_of(attribute.key), attribute_text(attribute.value)
+        if text is not None:
+            labels.append((key, Label(label_column(prefix, key), text)))
+    return labels
 
 
 def _about_resource(resource_metrics: Any) -> Mapping[str, str | int | None]:
     resource = resource_metrics.resource
+    if sum(reference.ByteSize() for reference in resource.entity_refs) > (
+        bounds.MAX_DESCRIPTION_BYTES
+    ):
+        raise Rejected(bounds.LONG_DESCRIPTION)
     references = [
         {
-            "type": text_of(reference.type),
-            "schema_url": text_of(reference.schema_url),
-            "id_keys": [text_of(key) for key in reference.id_keys],
-            "description_keys": [text_of(key) for key in reference.description_keys],
+            "type": name_of(reference.type),
+            "schema_url": name_of(reference.schema_url),
+            "id_keys": [name_of(key) for key in reference.id_keys],
+            "description_keys": [name_of(key) for key in reference.description_keys],
         }
         for reference in resource.entity_refs
     ]
     return {
-        "resource_schema_url": text_of(resource_metrics.schema_url) or None,
+        "resource_schema_url": name_of(resource_metrics.schema_url) or None,
         "resource_dropped_attributes_count": resource.dropped_attributes_count or None,
         "resource_entity_refs": json_text(references) if references else None,
     }
@@ -326,8 +390,8 @@ def _about_resource(resource_metrics: Any) -> Mapping[str, str | int | None]:
 def _about_scope(scope_metrics: Any) -> Mapping[str, str | int | None]:
     scope = scope_metrics.scope
     return {
-        "scope_name": text_of(scope.name) or None,
-        "scope_version": text_of(scope.version) or None,
-        "scope_schema_url": text_of(scope_metrics.schema_url) or None,
+        "scope_name": name_of(scope.name) or None,
+        "scope_version": name_of(scope.version) or None,
+        "scope_schema_url": name_of(scope_metrics.schema_url) or None,
         "scope_dropped_attributes_count": scope.dropped_attributes_count or None,
     }

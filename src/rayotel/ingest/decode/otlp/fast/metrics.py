@@ -9,11 +9,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from rayotel.ingest.decode.limits.bounds import EARLIEST_UNIX_NANO, LATEST_AFTER_ARRIVAL_NANO
+from rayotel.ingest.decode.limits.bounds import (
+    EARLIEST_UNIX_NANO,
+    LATEST_AFTER_ARRIVAL_NANO,
+    MAX_REQUEST_COLUMNS,
+    MAX_REQUEST_SERIES,
+    MAX_REQUEST_TEXT_BYTES,
+    Rejected,
+)
+from rayotel.ingest.decode.limits.budget import are_few_hours, is_within
 from rayotel.ingest.decode.limits.drops import NO_DROPS, Drops
 from rayotel.ingest.decode.otlp import messages
 from rayotel.ingest.decode.otlp.fast.gather import Int64s, Layout, Plan, Unjudged, joined, words_of
@@ -31,11 +39,18 @@ from rayotel.ingest.decode.otlp.metrics import (
     Contexts,
     SentInPieces,
     decode_in_full,
-    decode_metrics,
+    decode_metric,
 )
+from rayotel.ingest.decode.otlp.pieces import metric_of
 from rayotel.ingest.decode.otlp.reference import FullDecode
 from rayotel.ingest.decode.otlp.series import Account, Context
-from rayotel.model import Arrival, Drop, MetricBatch, Series
+from rayotel.model import Arrival, Drop, MetricBatch, Points, Series
+
+# of a body that is put together from templates: texts take ten times their bytes on the way
+_MAX_LEARNED_BYTES = 4 * 1024 * 1024
+# and each number fifty bytes
+_MAX_NUMBERS = 400_000
+_MOST_TEXT_OF_A_BYTE = 8
 
 
 class Memory:
@@ -82,7 +97,7 @@ class Known:
         key = (arrival.stream, arrival.header_columns, *scope.key)
         known_scope = self._scopes.get(key)
         if known_scope is None:
-            context = self.contexts.new(arrival, *messages.parse_around(*scope.key))
+            context = self.contexts.of(arrival, scope.key)
             known_scope = self._scopes[key] = (context, MetricTemplates(self.account))
         return known_scope
 
@@ -92,7 +107,7 @@ def decode(body: bytes, arrival: Arrival, memory: Memory) -> MetricBatch:
     known = memory.known()
     try:
         return _recognised(body, arrival, known) or _learned(body, arrival, known)
-    except (Irregular, SentInPieces, Unjudged, messages.MalformedProtobuf):
+    except (Irregular, Rejected, SentInPieces, Unjudged, messages.MalformedProtobuf):
         return decode_in_full(body, arrival, known.contexts)
 
 
@@ -127,6 +142,8 @@ def _read(
         return MetricBatch(arrival, (), (), dropped=dropped)
     latest = arrival.received_unix_nano + LATEST_AFTER_ARRIVAL_NANO
     chunks = plan.read(words_of(body), EARLIEST_UNIX_NANO, latest)
+    if not are_few_hours([points.time for points in chunks]):
+        raise Unjudged
     return MetricBatch(arrival, series, chunks, dropped=dropped)
 
 
@@ -141,6 +158,8 @@ class _Metrics:
 
 def _learned(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
     """A body put together from templates of metrics, which are made where there are none."""
+    if len(body) > _MAX_LEARNED_BYTES:
+        raise Irregular
     before = known.account.size_bytes
     metrics = _Metrics()
     for outline in scopes_of(body):
@@ -153,27 +172,55 @@ def _learned(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
         metrics.scopes += [scope] * len(outline.metrics)
     fixed, irregular = _whole(body, metrics)
     plan, all_of = _plan(metrics)
+    if not _surely_within(body, metrics, all_of, known) and not is_within(all_of, ()):
+        raise Irregular
     dropped = _dropped(metrics) if known.contexts.drops.all else Counter[Drop]()
     batch = _read(plan, all_of, dropped, body, arrival)
     if not irregular:
         # at first sight: a quiet sender must not come here again, where its metrics are remembered
         body_template = BodyTemplate(bytes(fixed), _numbers(metrics), plan, all_of, dropped)
         known.bodies.add(_sender(arrival), body_template)
-    chunks, series, rejected = batch.chunks, batch.series, Counter[str]()
+    chunks, series = batch.chunks, batch.series
+    rejected: Counter[str] = Counter()
     if irregular:
-        all_series = list(series)
-        full = FullDecode(arrival.received_unix_nano, all_series, rejected)
+        full = FullDecode(arrival.received_unix_nano)
         templated = {
             template.head.content for template in metrics.templates if template is not None
         }
         for position in irregular:
-            start, end = metrics.places[position]
-            metric = messages.parse_metric(body[start:end])
-            decode_metrics([metric], metrics.scopes[position][0], full, templated)
-        chunks, series = [*chunks, *full.chunks()], all_series
+            metric = metric_of(body, *metrics.places[position])
+            if metric is not None and metric.has_points():
+                decode_metric(metric, metrics.scopes[position][0], full, templated)
+        chunks, series = _together(batch, full)
+        rejected = full.rejected
         dropped = dropped + full.dropped
     made = max(0, known.account.size_bytes - before)
     return MetricBatch(arrival, series, chunks, rejected, made, dropped)
+
+
+def _surely_within(
+    body: bytes, metrics: _Metrics, series: tuple[Series, ...], known: Known
+) -> bool:
+    """Whether a request's series cannot exceed its bounds, which is so for all but a few."""
+    if len(series) > MAX_REQUEST_SERIES:
+        raise Irregular
+    contexts = {id(context): context for context, _ in metrics.scopes}.values()
+    shared = max((context.shared_text_bytes for context in contexts), default=0)
+    columns = sum(len(context.outer) for context in contexts) + known.contexts.labels.column_count
+    # a label's column, text and cost are at most eight times its bytes
+    text = shared * len(series) + _MOST_TEXT_OF_A_BYTE * len(body)
+    return columns <= MAX_REQUEST_COLUMNS and text <= MAX_REQUEST_TEXT_BYTES
+
+
+def _together(batch: MetricBatch, full: FullDecode) -> tuple[list[Points], list[Series]]:
+    """Points and series of both. Raises Irregular where one decode might have rejected more."""
+    offset = np.int32(len(batch.series))
+    chunks = [*batch.chunks]
+    chunks += [replace(points, series=points.series + offset) for points in full.chunks()]
+    series = [*batch.series, *full.series]
+    if full.budget.was_exceeded or not is_within(series, chunks):
+        raise Irregular
+    return chunks, series
 
 
 def _dropped(metrics: _Metrics) -> Counter[Drop]:
@@ -189,6 +236,7 @@ def _dropped(metrics: _Metrics) -> Counter[Drop]:
 def _whole(body: bytes, metrics: _Metrics) -> tuple[bytearray, list[int]]:
     """The body with its numbers blank, and which of its metrics must be decoded in full."""
     places, templates = metrics.places, metrics.templates
+    numbers = sum(len(template.places) for template in templates if template is not None)
     fixed = blanked(body, _numbers(metrics))
     unknown = [
         position
@@ -199,6 +247,9 @@ def _whole(body: bytes, metrics: _Metrics) -> tuple[bytearray, list[int]]:
         start, end = places[position]
         raw = body[start:end]
         template = templates[position] = _template_of(raw, metrics, position)
+        numbers += 0 if template is None else len(template.places)
+        if numbers > _MAX_NUMBERS:
+            raise Irregular
         fixed[start:end] = raw if template is None else template.fixed
     irregular = [position for position in unknown if templates[position] is None]
     return fixed, irregular

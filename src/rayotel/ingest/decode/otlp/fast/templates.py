@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from isal import isal_zlib
 
+from rayotel.ingest.decode.limits.bounds import Rejected
 from rayotel.ingest.decode.otlp import messages
 from rayotel.ingest.decode.otlp.fast.gather import (
     NO_LAYOUT,
@@ -42,7 +43,7 @@ from rayotel.ingest.decode.otlp.fast.walk import (
     metric_outline,
     point_outline,
 )
-from rayotel.ingest.decode.otlp.reference import MAX_ATTRIBUTE_BYTES
+from rayotel.ingest.decode.otlp.pieces import metric_of
 from rayotel.ingest.decode.otlp.series import Account, Context, Head
 from rayotel.model import Drop, Series
 
@@ -86,7 +87,7 @@ def metric_template(raw: bytes, context: Context) -> MetricTemplate:
     outline = metric_outline(raw)
     head = context.heads.get(outline.key)
     if head is None:
-        head = context.heads[outline.key] = context.head(messages.parse_metric(raw))
+        head = context.heads[outline.key] = _head(raw, context)
     if head.dropped_by is not None:
         return _dropped_metric(raw, outline, head, head.dropped_by)
     data = points_data(outline.data)
@@ -94,7 +95,7 @@ def metric_template(raw: bytes, context: Context) -> MetricTemplate:
         content = _alike(raw, outline.points, data, head) or _one_by_one(
             raw, outline.points, data, head
         )
-    except IndexError:
+    except (IndexError, Rejected):
         raise Irregular from None
     layout, places, series, dropped = content
     fixed = bytes(blanked(raw, places))
@@ -102,10 +103,19 @@ def metric_template(raw: bytes, context: Context) -> MetricTemplate:
     return MetricTemplate(fixed, places, kind, layout, tuple(series), head, dropped)
 
 
+def _head(raw: bytes, context: Context) -> Head:
+    """The head of a metric that is new to a context. Raises Irregular, MalformedProtobuf."""
+    metric = metric_of(raw, 0, len(raw))
+    if metric is None or metric.reason is not None:
+        raise Irregular
+    try:
+        return context.head(messages.parse_metric(metric.shell))
+    except Rejected:
+        raise Irregular from None
+
+
 def _dropped_metric(raw: bytes, outline: MetricOutline, head: Head, drop: Drop) -> MetricTemplate:
     """The template of a metric that is dropped: where its numbers are, to be passed over."""
-    # what the full decode would refuse is refused here too; attributes need not be walked for it
-    messages.parse_metric(raw)
     data, points = points_data(outline.data), outline.points
     try:
         common = _form(raw, points, data, head)
@@ -180,8 +190,6 @@ def _series(raw: bytes, attributes: tuple[int, int], data: int, head: Head) -> S
     if series is None:
         attributes_sent = attributes_of(raw, *attributes, data)
         kept, dropped = head.kept(attributes_sent)
-        if max(map(len, kept), default=0) > MAX_ATTRIBUTE_BYTES:
-            raise Irregular
         series = head.series(kept, key, dropped)
     return series
 

@@ -11,9 +11,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rayotel.ingest.decode.limits.bounds import (
+    MAX_POINT_BYTES,
+    MAX_REQUEST_METRICS,
+    MAX_REQUEST_SCOPES,
+    MAX_SERIES_TEXT_BYTES,
+)
+from rayotel.ingest.decode.otlp.pieces import MAX_HEAD_BYTES
+
 _LEAST_POINT_BYTES = 9  # a time: its tag and eight bytes
-# of a body, and of a metric: a walk must not cost more memory than the full decode
-_MAX_MEMBERS = 50_000
+_MOST_POINT_BYTES = MAX_POINT_BYTES - 8  # without its tag and length
+_MOST_METRIC_BYTES = 1024 * 1024
+# of a metric: a walk must not cost more memory than the full decode
 _MAX_POINTS = 32_768
 
 
@@ -77,7 +86,7 @@ def _field(raw: bytes, position: int, end: int) -> tuple[int, int, int]:
 def scopes_of(body: bytes) -> list[ScopeOutline]:
     """The scopes of a request in order. Raises Irregular."""
     outlines: list[ScopeOutline] = []
-    position = members = 0
+    position = count = 0
     try:
         while position < len(body):
             tag, start, position = _field(body, position, len(body))
@@ -88,8 +97,8 @@ def scopes_of(body: bytes) -> list[ScopeOutline]:
                 raise Irregular
             for first, last in scopes:
                 scope, metrics, scope_url = _around(body, first, last)
-                members += 1 + len(metrics)
-                if members > _MAX_MEMBERS:
+                count += len(metrics)
+                if count > MAX_REQUEST_METRICS or len(outlines) >= MAX_REQUEST_SCOPES:
                     raise Irregular
                 outlines.append(ScopeOutline((resource, url, scope, scope_url), metrics))
     except IndexError:
@@ -112,7 +121,7 @@ def _around(raw: bytes, position: int, end: int) -> tuple[bytes, list[tuple[int,
                 raise Irregular
         else:
             tag, start, after = _field(raw, position, end)
-        if tag == 0x12 and last <= 0x12 and len(members) < _MAX_MEMBERS:
+        if tag == 0x12 and last <= 0x12 and len(members) < MAX_REQUEST_METRICS:
             members.append((start, after))
         elif tag == 0x0A and last == 0:
             head = raw[position:after]
@@ -121,6 +130,8 @@ def _around(raw: bytes, position: int, end: int) -> tuple[bytes, list[tuple[int,
         else:
             raise Irregular
         last, position = tag, after
+    if len(head) + len(url) > MAX_SERIES_TEXT_BYTES:
+        raise Irregular
     return head, members, url
 
 
@@ -133,6 +144,8 @@ def metric_outline(raw: bytes) -> MetricOutline:
     """A gauge, sum or histogram. Raises Irregular for everything else."""
     try:
         position, last, end = 0, 0, len(raw)
+        if end > _MOST_METRIC_BYTES:
+            raise Irregular
         while True:
             tag, start, after = _field(raw, position, end)
             if tag <= last:
@@ -142,8 +155,8 @@ def metric_outline(raw: bytes) -> MetricOutline:
             if tag not in _TEXTS:
                 raise Irregular
             last, position = tag, after
-        if after != end:
-            raise Irregular  # metadata
+        if after != end or position > MAX_HEAD_BYTES:
+            raise Irregular  # metadata, or long texts
         head = raw[: position + 1]
         points: list[tuple[int, int]] = []
         position = start
@@ -153,7 +166,7 @@ def metric_outline(raw: bytes) -> MetricOutline:
                 position += 2
             else:
                 size, position = length_at(raw, position + 1)
-            if size < _LEAST_POINT_BYTES or len(points) >= _MAX_POINTS:
+            if not _LEAST_POINT_BYTES <= size <= _MOST_POINT_BYTES or len(points) >= _MAX_POINTS:
                 raise Irregular
             points.append((position, position + size))
             position += size
