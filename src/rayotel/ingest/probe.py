@@ -81,7 +81,7 @@ def _probes() -> tuple[_Probe, ...]:
         _Probe(
             METRICS,
             PROTOBUF,
-            otlp_json.metrics_request_bytes(_OTLP.encode()),
+            otlp_json.metrics_request_bytes(_OTLP.encode())[0],
             {
                 "time_unix_nano": [_AT + 1, _AT + 2, _AT + 3, _AT + 4],
                 "p_timestamp": [_AT] * 4,
