@@ -21,7 +21,8 @@ from rayotel.lake.layout import PartName
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import TimeRange
-from rayotel.query.session import Limits, Session
+from rayotel.query.process.limits import Limits
+from rayotel.query.session import Session
 from support.harness import LIMITS, ask, wait_until
 from support.lakes import T0, gauge, write
 
