@@ -24,7 +24,7 @@ def asking_of(storage: Storage) -> Iterator[None]:
     """Questions ask this very storage, in this process."""
     with (
         mock.patch("rayotel.query.lake.Supervised", Threaded),
-        mock.patch("rayotel.query.worker.opened", lambda _: storage),
+        mock.patch("rayotel.query.worker.opened", return_value=storage),
     ):
         yield
 
@@ -51,6 +51,10 @@ class Threaded:
 
     def _serve(self, workers: socket.socket, supervisors: socket.socket) -> None:
         module, opening = self._what
-        with supervisors, workers, contextlib.suppress(OSError):
-            with tempfile.TemporaryDirectory() as spill:
-                importlib.import_module(module).prepared(opening)(workers, spill)
+        with (
+            supervisors,
+            workers,
+            contextlib.suppress(OSError),
+            tempfile.TemporaryDirectory() as spill,
+        ):
+            importlib.import_module(module).prepared(opening)(workers, spill)

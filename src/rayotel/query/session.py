@@ -283,7 +283,7 @@ class Session:
         if self._unlocked:
             self.connection.extract_statements(sql)
         else:
-            guard.check(self.connection, sql)
+            guard.check(self.connection, sql, definitions.table_macros())
 
     def _reserved_words(self) -> frozenset[str]:
         rows = self.connection.execute(

@@ -130,6 +130,12 @@ def all_definitions() -> dict[str, Definition]:
     }
 
 
+@functools.cache
+def table_macros() -> frozenset[str]:
+    """Names of the macros that give rows."""
+    return frozenset(one.name for one in all_definitions().values() if one.is_macro)
+
+
 def find(name: str) -> Definition:
     """One by name. Raises UsageError."""
     definition = all_definitions().get(name.lower())
