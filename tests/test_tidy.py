@@ -49,6 +49,7 @@ OWNERS = {
     "duckdb": {
         "query/session.py", "query/translate.py", "query/httpfs.py",
         "query/sql/guard.py", "query/sql/dialect.py",
+        "query/sql/syntax.py", "query/sql/mentions.py",
     },
     "uvicorn": {"server.py", "http/connection.py"},
     "h11": {"http/connection.py"},

@@ -34,11 +34,13 @@ from rayotel.query.ray import definitions, header
 from rayotel.query.ray.definitions import Definition, Streams
 from rayotel.query.result import Result
 from rayotel.query.snapshot import Snapshot, no_parts, snapshot
-from rayotel.query.sql import dialect, guard
+from rayotel.query.sql import dialect, guard, mentions
 from rayotel.query.translate import translated, words_of
 
 ROWS_PER_BATCH = 8192
 MAX_HTTP_WAIT_SECONDS = 30
+# DuckDB takes a millisecond for each column beyond some hundreds, whether it is used or not
+MANY_COLUMNS = 256
 
 
 class Session:
@@ -118,6 +120,7 @@ class Session:
             config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
         )
         self._set_limits(connection)
+        streams = self._narrowed(streams, wanted)
         urls = self._urls([part for held in streams.values() for part in held.parts])
         if any("://" in url for url in urls.values()):
             self._give_access(connection)
@@ -173,6 +176,26 @@ class Session:
         except StorageMissing:
             raise PartRemoved() from None
         return snapshots
+
+    def _narrowed(
+        self, streams: dict[str, Snapshot], wanted: list[Definition]
+    ) -> dict[str, Snapshot]:
+        """Streams with thousands of columns without those that the SQL cannot need."""
+        sql = self._mentioned_in
+        is_wide = any(len(held.columns) > MANY_COLUMNS for held in streams.values())
+        texts = [definition.sql for definition in wanted]
+        if sql is None or not is_wide or mentions.any_unnamed(texts):
+            return streams
+        shown = (name for stream in streams for name in self._reads.shown_as(stream))
+        names = [name.lower() + end for name in shown for end in ("", definitions.PAST)]
+        passing = [definition.name for definition in wanted if definition.passes_all]
+        closed = [definition.name for definition in wanted if not definition.passes_all]
+        if mentions.needs_all(self.connection, sql, names, passing, closed):
+            return streams
+        return {
+            stream: held.only(set(mentions.mentioned(held.columns, [sql, *texts])))
+            for stream, held in streams.items()
+        }
 
     def _urls(self, parts: list[Part]) -> dict[str, str]:
         """From where each part is read, by key: the lake, or a copy of a bucket's part here."""

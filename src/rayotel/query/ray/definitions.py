@@ -88,6 +88,11 @@ class Definition:
     sql: str
 
     @property
+    def passes_all(self) -> bool:
+        """Whether it gives every column of a stream."""
+        return any(name == "..." for name, _ in self.columns)
+
+    @property
     def reads_past(self) -> bool:
         """Whether it looks at what came before the time range."""
         return _NEEDS_PAST in self.needs
