@@ -106,6 +106,11 @@ def opened_output(output: str | None) -> Iterator[IO[bytes]]:
     target = Path(output)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
+        if target.exists() and not target.is_file():
+            # a device or a pipe, such as /dev/null, must not be replaced by a file
+            with target.open("wb") as file:
+                yield file
+            return
         with temporary.open("wb") as file:
             yield file
         temporary.replace(target)
