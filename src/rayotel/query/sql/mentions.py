@@ -83,8 +83,11 @@ def _is_open(node: Node, wide: set[str], known: set[str], rows: set[str]) -> boo
 
 
 def _has_star(select: Node) -> bool:
-    parts = {key: value for key, value in select.items() if key not in ("from_table", "cte_map")}
-    return any(node.get("class") == "STAR" for node in _own(parts))
+    others = ("from_table", "cte_map", "modifiers")
+    parts = [value for key, value in select.items() if key not in others]
+    # ORDER BY ALL is a star too, of what is selected
+    ordered = (node for node in _own(select.get("modifiers")) if node.get("expr"))
+    return any(node.get("class") == "STAR" for node in (*_own(parts), *ordered))
 
 
 def _own(value: Any) -> Iterator[Node]:
