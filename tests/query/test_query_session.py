@@ -254,6 +254,13 @@ def test_parameters_are_values_not_sql(lake: Storage) -> None:
         assert session.run(sql, {"pod": "' OR true --"}).rows() == []
 
 
+def test_a_parameter_of_another_type_is_named(lake: Storage) -> None:
+    """Whoever gives several sees which one is wrong."""
+    with Session(lake, TimeRange(), LIMITS) as session, pytest.raises(QueryError) as raised:
+        session.run("SELECT $a AS a LIMIT $limit", {"a": "x", "limit": "abc"})
+    assert "parameter 'limit'" in str(raised.value.hint)
+
+
 # -- limits and errors ----------------------------------------------------------------------------
 
 

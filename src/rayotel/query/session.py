@@ -245,7 +245,7 @@ class Session:
         """Run one question. Raises QueryError; the result streams and must be closed."""
         if not _is_text(sql):
             raise QueryError("the SQL is not UTF-8 text")
-        with translated():
+        with _naming(parameters or {}), translated():
             ready = self._parsed(sql)
             self._start_timer()
             try:
@@ -332,6 +332,19 @@ class Session:
                 with contextlib.suppress(duckdb.InvalidInputException):
                     self.connection.execute(sql, values)
             raise
+
+
+@contextlib.contextmanager
+def _naming(parameters: Mapping[str, object]) -> Iterator[None]:
+    """Say which parameter a value is of that cannot be converted."""
+    try:
+        yield
+    except QueryError as error:
+        if error.message.startswith("Conversion Error"):
+            for name, value in parameters.items():
+                if f"'{value}'" in error.message:
+                    error.hint = error.hint or f"it is the value of the parameter '{name}'"
+        raise
 
 
 def _is_text(sql: str) -> bool:
