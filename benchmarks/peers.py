@@ -54,7 +54,8 @@ from rayotel import replay
 from rayotel.errors import RayotelError
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import NANOSECONDS_PER_HOUR, NANOSECONDS_PER_SECOND, TimeRange
-from rayotel.query.session import Limits, Session
+from rayotel.query.process.limits import Limits
+from rayotel.query.session import Session
 from support.harness import RAYOTEL, RECORDING, environment
 
 NODES = 3  # of the recorded cluster

@@ -35,6 +35,7 @@ from support.harness import (
 from support.kept_answers import commit_recordings
 from support.limited import limited
 from support.once import once_a_run
+from support.threaded import Threaded
 
 load_profiles()
 SYSTEM = Path(__file__).parent / "system"
@@ -105,6 +106,15 @@ def _own_environment(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", S3_KEY_ID)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", S3_SECRET)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(autouse=True)
+def _no_process_for_a_question(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fast test asks without a process; a system test as everybody does."""
+    if request.node.get_closest_marker("system") is None:
+        monkeypatch.setattr("rayotel.query.lake.Supervised", Threaded)
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,8 @@ from rayotel.errors import RayotelError
 from rayotel.lake.storage.opening import open_storage
 from rayotel.query.lake import Lake
 from rayotel.query.output.table import write_table
+from rayotel.query.process.limits import Limits
 from rayotel.query.ray import questions
-from rayotel.query.session import Limits
 from rayotel.replay import Recording
 from rayotel.shipped import shipped_directory
 
@@ -126,15 +126,15 @@ def _post(recording: Recording, url: str, shift: int, progress: Callable[[int], 
 
 
 def _answers(lake: Path) -> Iterator[str]:
-    whole = Lake(open_storage(str(lake)), LIMITS)
-    for name, around, words in _ACTS:
-        question = questions.find(name)
-        sql = around.format(sql=question.sql)
-        text = io.StringIO()
-        with whole.ask(sql, None, question.bind({})) as result:
-            write_table(result.schema, result.batches(), text)
-        lines = (line.rstrip() for line in text.getvalue().strip("\n").splitlines())
-        yield "\n".join(["", f"{name}: {question.question}", "", *lines, "", words])
+    with contextlib.closing(Lake(open_storage(str(lake)), LIMITS)) as whole:
+        for name, around, words in _ACTS:
+            question = questions.find(name)
+            sql = around.format(sql=question.sql)
+            text = io.StringIO()
+            with whole.ask(sql, None, question.bind({})) as result:
+                write_table(result.schema, result.batches(), text)
+            lines = (line.rstrip() for line in text.getvalue().strip("\n").splitlines())
+            yield "\n".join(["", f"{name}: {question.question}", "", *lines, "", words])
 
 
 def _what_next() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 from rayotel.config import Settings
 from rayotel.errors import QueryError
 from rayotel.lake.storage.opening import open_storage
+from rayotel.model import NANOSECONDS_PER_HOUR
 from rayotel.query.lake import Lake, lake_of
+from support.command import rayotel
 from support.harness import LIMITS, gauge_request
-from support.lakes import commit
+from support.lakes import T0, commit, gauge, write
 
 
 @pytest.fixture
@@ -55,3 +58,24 @@ def test_settings_name_the_lake(tmp_path: Path, lake: Lake) -> None:
     found = lake_of(settings)
     assert found.streams() == ["few", "many"]
     assert (found.reads.metrics, found.limits.threads, found.cache) == ("many", 1, None)
+
+
+def test_the_files_that_count_are_listed(tmp_path: Path) -> None:
+    """Key, rows, bytes and event times of each part; one that another covers is not shown."""
+    storage = open_storage(str(tmp_path / "parts"))
+    write(storage, gauge(1), gauge(2, at=T0 + 1000), first=1)
+    write(storage, gauge(3), first=2)
+    (key,) = write(
+        storage, *(gauge(n, at=T0 + n * 1000) for n in range(3)), first=1, last=2, level=1
+    )
+    (late,) = write(storage, gauge(4, at=T0 + NANOSECONDS_PER_HOUR), first=3)
+    done = rayotel("streams", "raymetrics", "--files", "--format", "json", "--storage", storage.url)
+    listed = json.loads(done.stdout)
+    assert [(part["key"], part["rows"]) for part in listed] == [(key, 3), (late, 1)]
+    assert listed[0]["bytes"] == len(storage.read(key))
+    assert listed[0]["first_event"] == "2026-11-20T15:00:00Z"
+    assert listed[0]["last_event"] == "2026-11-20T15:00:00.000002Z"
+    options = ("--since", "1h", "--storage", storage.url)
+    assert "no files of stream" in rayotel("streams", "raymetrics", "--files", *options).stderr
+    assert rayotel("streams", "--files", "--storage", storage.url).returncode == 2
+    assert rayotel("streams", "nope", "--files", "--storage", storage.url).returncode == 1

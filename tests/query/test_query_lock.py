@@ -146,6 +146,21 @@ RESET memory_limit
 RESET lock_configuration
 PRAGMA memory_limit = '1TB'
 PRAGMA enable_profiling
+PRAGMA version
+SELECT * FROM enable_profiling()
+FROM disable_profiling()
+FROM checkpoint()
+FROM force_checkpoint()
+FROM disable_logging()
+FROM truncate_duckdb_logs()
+SELECT write_log('x')
+FROM duckdb_secrets()
+SELECT count(*) FROM duckdb_secrets(redact = false)
+FROM which_secret('s3://attacked/lake/x', 's3')
+FROM query('SELECT 1')
+FROM query_table('raymetrics')
+FROM query_table(['raymetrics'])
+PIVOT (FROM query('SELECT 1 AS a')) ON a
 CREATE TABLE t (a INT)
 CREATE TEMP TABLE t AS SELECT 1
 CREATE OR REPLACE VIEW raymetrics AS SELECT 1
@@ -245,6 +260,9 @@ def test_no_request_goes_to_a_server_that_sql_names(target: Target) -> None:
         "FROM duckdb_secrets()",
         "FROM which_secret('s3://attacked/lake/x', 's3')",
         "FROM duckdb_variables()",
+        "FROM pg_catalog.pg_settings",
+        "SELECT getvariable('lake'), current_setting('s3_access_key_id')",
+        "SHOW ALL TABLES",
         "FROM duckdb_logs()",
         "FROM duckdb_views()",
         "EXPLAIN ANALYZE FROM raymetrics",
@@ -257,6 +275,7 @@ def test_the_credentials_of_the_lake_cannot_be_read(target: Target, sql: str) ->
     except QueryError as error:
         shown = f"{error.message} {error.hint}"
     assert S3_SECRET not in shown
+    assert S3_KEY_ID not in shown
 
 
 ALLOWED = r"""
@@ -289,7 +308,6 @@ WITH copied AS (SELECT 'x;y' AS a) PIVOT copied ON a
 SELECT * FROM range(3) AS r(n), LATERAL (SELECT n + 1 AS m)
 SELECT json_extract('{"a": 1}', '$.a') AS a, regexp_replace('a', 'a', 'b'), uuid() IS NOT NULL
 SELECT epoch(now() AT TIME ZONE 'Europe/Berlin') > 0
-FROM query('SELECT count(*) FROM raymetrics')
 """
 
 

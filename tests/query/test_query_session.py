@@ -20,7 +20,8 @@ from rayotel.errors import LakeError, QueryError, StorageMissing
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import TimeRange
-from rayotel.query.session import Limits, Session
+from rayotel.query.process.limits import Limits
+from rayotel.query.session import Session
 from support.harness import LIMITS, ask, wait_until
 from support.lakes import T0, gauge, part_name, write
 
@@ -250,6 +251,13 @@ def test_parameters_are_values_not_sql(lake: Storage) -> None:
         sql = "SELECT data_point_value AS v FROM raymetrics WHERE metric_pod = $pod"
         assert session.run(sql, {"pod": "o'x"}).rows() == [{"v": 1}]
         assert session.run(sql, {"pod": "' OR true --"}).rows() == []
+
+
+def test_a_parameter_of_another_type_is_named(lake: Storage) -> None:
+    """Whoever gives several sees which one is wrong."""
+    with Session(lake, TimeRange(), LIMITS) as session, pytest.raises(QueryError) as raised:
+        session.run("SELECT $a AS a LIMIT $limit", {"a": "x", "limit": "abc"})
+    assert "parameter 'limit'" in str(raised.value.hint)
 
 
 # -- limits and errors ----------------------------------------------------------------------------

@@ -25,8 +25,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from rayotel.lake.cache import Cache
 from rayotel.lake.storage.interface import Storage
 from rayotel.model import TimeRange
-from rayotel.query.lake import Lake
-from rayotel.query.session import Limits
+from rayotel.query.process.limits import Limits
+from rayotel.query.session import Session
 
 ROOT = Path(__file__).parent.parent.parent
 RECORDINGS = ROOT / "tests" / "recordings"
@@ -236,9 +236,10 @@ def rayotel_process(
 def ask(
     storage: Storage, sql: str, range_: TimeRange | None = None, cache: Cache | None = None
 ) -> list[dict[str, Any]]:
-    """The rows of a question to the lake."""
-    with Lake(storage, LIMITS, cache=cache).ask(sql, range_) as result:
-        return result.rows()
+    """The rows of a question to the lake, in this process."""
+    whole = range_ or TimeRange()
+    with Session(storage, whole, LIMITS, mentioned_in=sql, cache=cache) as session:
+        return session.run(sql).rows()
 
 
 def gauge_request(

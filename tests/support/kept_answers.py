@@ -23,8 +23,9 @@ from rayotel.lake.signal import SIGNALS, Signal
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import JSON, PROTOBUF, Arrival, Record, TimeRange
+from rayotel.query.process.limits import Limits
 from rayotel.query.ray import questions
-from rayotel.query.session import Limits, Session
+from rayotel.query.session import Session
 from rayotel.replay import RecordedRequest
 from support.harness import EVENTS_RECORDING, RECORDING, RECORDINGS
 from support.lakes import RECEIVER, part_name, put

@@ -10,7 +10,19 @@ from typing import Any
 import click
 
 from rayotel import config
-from rayotel.cli.options import asked_range, lake_options, output_options, range_options, say, write
+from rayotel.cli.options import (
+    asked_range,
+    check_output,
+    lake_options,
+    opened_output,
+    output_options,
+    range_options,
+    say,
+    say_left_out,
+    stdout_descriptor,
+    terminal_width,
+    write,
+)
 from rayotel.cli.options import progress as progress_bar
 from rayotel.errors import UsageError
 
@@ -70,12 +82,24 @@ def query(
     rayotel query "SELECT count(*) FROM raymetrics" --format json
     """
     from rayotel.query.lake import lake_of
+    from rayotel.query.place import Form
 
-    text, parameters = _question(sql, file, name, _pairs(params))
-    asked = lake_of(config.load(lake))
-    range_ = asked_range(since, from_, to)
-    with asked.ask(text, range_, parameters, unlocked=unlocked) as result:
-        write(result.schema, result.batches(), format_, output)
+    check_output(format_, output)
+    # the process of questions takes nothing over: it comes before anything heavy is imported
+    with lake_of(config.load(lake)) as asked:
+        text, parameters = _question(sql, file, name, _pairs(params))
+        range_ = asked_range(since, from_, to)
+        form = Form(format_, terminal_width() if output is None else None)
+        reader = stdout_descriptor() if output is None else None
+        with (
+            asked.ask_for_text(
+                form, text, range_, parameters, unlocked=unlocked, reader=reader
+            ) as result,
+            opened_output(output) as out,
+        ):
+            for piece in result.pieces():
+                out.write(piece)
+    say_left_out(result.shown)
 
 
 @click.command()
@@ -113,12 +137,14 @@ def views(name: str | None) -> None:
 @click.command()
 @click.argument("name", required=False)
 @click.option("--schema", is_flag=True, help="Show the columns of stream NAME and what each holds.")
+@click.option("--files", is_flag=True, help="Show the files of stream NAME that count.")
 @range_options
 @output_options
 @lake_options
 def streams(
     name: str | None,
     schema: bool,
+    files: bool,
     since: str | None,
     from_: str | None,
     to: str | None,
@@ -126,27 +152,36 @@ def streams(
     output: str | None,
     **lake: Any,
 ) -> None:
-    """Show the rows, bytes, files, times and lag of each stream, or the columns of one."""
-    import pyarrow as pa
+    """Show the rows, bytes, files, times and lag of each stream.
 
-    from rayotel.query import streams
+    With NAME: of that stream, or its columns (--schema), or its files (--files). A file that a
+    bigger one covers does not count, and is not shown.
+    """
     from rayotel.query.lake import lake_of
 
-    if schema and name is None:
-        raise UsageError("--schema needs the name of a stream")
-    there = lake_of(config.load(lake))
-    range_ = asked_range(since, from_, to)
-    if schema and name is not None:
-        names = ("column", "type", "holds")
-        columns = streams.columns(there, name, range_)
-        table = pa.table([list(column) for column in zip(*columns, strict=True)], names=names)
-    else:
-        with progress_bar("reading footers", 1) as progress:
-            listed = streams.streams(there, range_, only=name, progress=progress)
-        table = streams.table(listed)
-    write(table.schema, table.to_batches(), format_, output)
+    if (schema or files) and name is None:
+        raise UsageError("--schema and --files need the name of a stream")
+    if schema and files:
+        raise UsageError("--schema and --files exclude each other")
+    check_output(format_, output)
+    with lake_of(config.load(lake)) as there:
+        from rayotel.query import streams
+
+        range_ = asked_range(since, from_, to)
+        if schema and name is not None:
+            table = streams.columns_table(streams.columns(there, name, range_))
+        else:
+            with progress_bar("reading footers", 1) as progress:
+                if files and name is not None:
+                    parts = streams.files(there, name, range_, progress=progress)
+                    table = streams.files_table(parts)
+                else:
+                    listed = streams.streams(there, range_, only=name, progress=progress)
+                    table = streams.table(listed)
+    write(table, format_, output)
     if not table.num_rows:
-        say(f"no streams in '{there.storage.url}' in this time range")
+        what = f"files of stream '{name}'" if files else "streams"
+        say(f"no {what} in '{there.storage.url}' in this time range")
 
 
 @click.command()
@@ -177,19 +212,21 @@ def metrics(
 
     Without a time range, rayotel reads the last 24 hours of the stream.
     """
-    from rayotel.query import metrics as metering
     from rayotel.query.lake import lake_of
 
-    whole = lake_of(config.load(lake))
-    stream = stream or whole.reads.metrics
-    range_ = metering.bounded(whole.storage, stream, asked_range(since, from_, to))
-    there = metering.StreamMetrics(whole, stream, range_)
-    if name is not None:
-        facts = metering.described(there, name)
-        table = metering.table(facts, metering.Fact)
-    else:
-        table = metering.table(metering.seen(there, with_unseen=with_unseen), metering.SeenMetric)
-    write(table.schema, table.to_batches(), format_, output)
+    check_output(format_, output)
+    with lake_of(config.load(lake)) as whole:
+        from rayotel.query import metrics as metering
+
+        stream = stream or whole.reads.metrics
+        range_ = metering.bounded(whole.storage, stream, asked_range(since, from_, to))
+        there = metering.StreamMetrics(whole, stream, range_)
+        if name is not None:
+            table = metering.table(metering.described(there, name), metering.Fact)
+        else:
+            seen = metering.seen(there, with_unseen=with_unseen)
+            table = metering.table(seen, metering.SeenMetric)
+    write(table, format_, output)
     if not there.is_there:
         say(f"no stream '{stream}' in '{whole.storage.url}'; only known metrics of Ray are listed")
     elif not table.num_rows:

@@ -7,12 +7,14 @@ needed, so that the other commands start fast.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import click
 
@@ -75,39 +77,70 @@ def asked_range(since: str | None, from_: str | None, to: str | None) -> TimeRan
     return time_range(since, from_, to, time.time_ns())
 
 
-def write(schema: pa.Schema, batches: Any, format_: str, output: str | None) -> None:
-    """Rows to standard output or to a file that appears only when it is whole."""
+def check_output(format_: str, output: str | None) -> None:
+    """Refuse bytes on a terminal, before anything is asked."""
+    if format_ == "parquet" and output is None and sys.stdout.isatty():
+        raise UsageError("Parquet is not for a terminal", hint="give --output FILE")
+
+
+def terminal_width() -> int | None:
+    """The width of the terminal that standard output is; None where it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def stdout_descriptor() -> int | None:
+    """The descriptor of standard output, where it has one."""
+    try:
+        return sys.stdout.fileno()
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def opened_output(output: str | None) -> Iterator[IO[bytes]]:
+    """Standard output, or a file that appears only when it is whole."""
     if output is None:
-        if format_ == "parquet" and sys.stdout.isatty():
-            raise UsageError("Parquet is not for a terminal", hint="give --output FILE")
-        _write_to(schema, batches, format_, sys.stdout.buffer, sys.stdout)
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
         return
     target = Path(output)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with (
-            temporary.open("wb") as file,
-            open(file.fileno(), "w", encoding="utf-8", closefd=False) as text,
-        ):
-            _write_to(schema, batches, format_, file, text)
+        if target.exists() and not target.is_file():
+            # a device or a pipe, such as /dev/null, must not be replaced by a file
+            with target.open("wb") as file:
+                yield file
+            return
+        with temporary.open("wb") as file:
+            yield file
         temporary.replace(target)
     except OSError as error:
         raise UsageError(f"cannot write '{output}': {error.strerror}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
-def _write_to(schema: pa.Schema, batches: Any, format_: str, out: IO[bytes], text: IO[str]) -> None:
-    if format_ != "table":
-        from rayotel.query.output.formats import STREAMING
+def write(table: pa.Table, format_: str, output: str | None) -> None:
+    """A small table in a format, to standard output or to a file."""
+    check_output(format_, output)
+    with opened_output(output) as out:
+        if format_ != "table":
+            from rayotel.query.output.formats import STREAMING
 
-        STREAMING[format_](schema, batches, out)
-        out.flush()
-        return
-    from rayotel.query.output.table import write_table
+            STREAMING[format_](table.schema, table.to_batches(), out)
+            return
+        from rayotel.query.output.table import write_table
 
-    shown = write_table(schema, batches, text)
-    text.flush()
+        text = io.TextIOWrapper(out, "utf-8", write_through=True)
+        width = terminal_width() if output is None else None
+        shown = write_table(table.schema, table.to_batches(), text, width=width)
+        text.detach()
+        say_left_out(shown)
+
+
+def say_left_out(shown: int | None) -> None:
+    """Say it where a table is not whole."""
     if shown is not None:
         say(f"only the first {shown} rows; --format csv, json or parquet gives all")
 

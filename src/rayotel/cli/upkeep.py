@@ -130,7 +130,7 @@ def retention(dry_run: bool, force: bool, format_: str, output: str | None, **la
             "bytes": pa.array([row[1] for row in rows.values()], pa.int64()),
         }
     )
-    write(table.schema, table.to_batches(), format_, output)
+    write(table, format_, output)
     if settings.policies.keep_everything:
         say("nothing goes: the settings retention and retention_by_stream keep everything")
     else:

@@ -12,8 +12,7 @@ import math
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
@@ -28,26 +27,20 @@ from rayotel.lake.cache import Cache
 from rayotel.lake.layout import Part
 from rayotel.lake.storage.interface import S3Access, Storage
 from rayotel.model import TimeRange
-from rayotel.query import dialect, guard, views
+from rayotel.query import views
 from rayotel.query.httpfs import load_httpfs
+from rayotel.query.process.limits import Limits
 from rayotel.query.ray import definitions, header
 from rayotel.query.ray.definitions import Definition, Streams
 from rayotel.query.result import Result
 from rayotel.query.snapshot import Snapshot, no_parts, snapshot
+from rayotel.query.sql import dialect, guard, mentions
 from rayotel.query.translate import translated, words_of
 
 ROWS_PER_BATCH = 8192
-MAX_SPILL_TIMES_MEMORY = 4
 MAX_HTTP_WAIT_SECONDS = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one query. `threads` 0: one per core."""
-
-    memory_bytes: int
-    threads: int
-    timeout_seconds: float
+# DuckDB takes a millisecond for each column beyond some hundreds, whether it is used or not
+MANY_COLUMNS = 256
 
 
 class Session:
@@ -63,21 +56,24 @@ class Session:
         unlocked: bool = False,
         cache: Cache | None = None,
         reads: Streams | None = None,
+        spill_directory: str | None = None,
     ) -> None:
         """`mentioned_in`: SQL; only the streams and definitions that it could name are there.
 
         `cache`: what this disk keeps of the lake between sessions. `reads`: the streams that
         definitions are about, which the SQL finds by the names of the default streams.
+        `spill_directory`: one that somebody else removes.
         """
         self._storage = storage
         self._range = range_
-        self._limits = limits
+        self.limits = limits
         self._mentioned_in = mentioned_in
         self._unlocked = unlocked
         self._cache = cache
         self._reads = reads or Streams()
         self._names_streams = False
-        self._spill_directory: str | None = None
+        self._spill_directory = spill_directory
+        self._own_spill_directory: str | None = None
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._timer: threading.Timer | None = None
         self._is_timed_out = False
@@ -105,9 +101,9 @@ class Session:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        if self._spill_directory is not None:
-            shutil.rmtree(self._spill_directory, ignore_errors=True)
-            self._spill_directory = None
+        if self._own_spill_directory is not None:
+            shutil.rmtree(self._own_spill_directory, ignore_errors=True)
+            self._own_spill_directory = None
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -124,6 +120,7 @@ class Session:
             config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
         )
         self._set_limits(connection)
+        streams = self._narrowed(streams, wanted)
         urls = self._urls([part for held in streams.values() for part in held.parts])
         if any("://" in url for url in urls.values()):
             self._give_access(connection)
@@ -180,6 +177,26 @@ class Session:
             raise PartRemoved() from None
         return snapshots
 
+    def _narrowed(
+        self, streams: dict[str, Snapshot], wanted: list[Definition]
+    ) -> dict[str, Snapshot]:
+        """Streams with thousands of columns without those that the SQL cannot need."""
+        sql = self._mentioned_in
+        is_wide = any(len(held.columns) > MANY_COLUMNS for held in streams.values())
+        texts = [definition.sql for definition in wanted]
+        if sql is None or not is_wide or mentions.any_unnamed(texts):
+            return streams
+        shown = (name for stream in streams for name in self._reads.shown_as(stream))
+        names = [name.lower() + end for name in shown for end in ("", definitions.PAST)]
+        passing = [definition.name for definition in wanted if definition.passes_all]
+        closed = [definition.name for definition in wanted if not definition.passes_all]
+        if mentions.needs_all(self.connection, sql, names, passing, closed):
+            return streams
+        return {
+            stream: held.only(set(mentions.mentioned(held.columns, [sql, *texts])))
+            for stream, held in streams.items()
+        }
+
     def _urls(self, parts: list[Part]) -> dict[str, str]:
         """From where each part is read, by key: the lake, or a copy of a bucket's part here."""
         copied: Mapping[str, Path] = {}
@@ -202,17 +219,19 @@ class Session:
             connection.execute(f"SET {name} = ''")
         connection.execute(_secret(self._storage.url, access))
         # an interrupt does not reach DuckDB while it waits for an answer
-        wait = min(MAX_HTTP_WAIT_SECONDS, math.ceil(self._limits.timeout_seconds))
+        wait = min(MAX_HTTP_WAIT_SECONDS, math.ceil(self.limits.timeout_seconds))
         connection.execute(f"SET http_timeout = {wait}")
 
     def _set_limits(self, connection: duckdb.DuckDBPyConnection) -> None:
-        limits = self._limits
-        self._spill_directory = tempfile.mkdtemp(prefix="rayotel-query-")
+        limits = self.limits
+        spill = self._spill_directory
+        if spill is None:
+            spill = self._own_spill_directory = tempfile.mkdtemp(prefix="rayotel-query-")
         settings = {
             "TimeZone": "UTC",
             "memory_limit": f"{limits.memory_bytes}B",
-            "temp_directory": self._spill_directory,
-            "max_temp_directory_size": f"{limits.memory_bytes * MAX_SPILL_TIMES_MEMORY}B",
+            "temp_directory": spill,
+            "max_temp_directory_size": f"{limits.spill_bytes}B",
             "python_enable_replacements": "false",
             # a question may name a stream several times, and parts never change
             "parquet_metadata_cache": "true",
@@ -226,31 +245,38 @@ class Session:
         """Run one question. Raises QueryError; the result streams and must be closed."""
         if not _is_text(sql):
             raise QueryError("the SQL is not UTF-8 text")
-        with translated():
+        with _naming(parameters or {}), translated():
             ready = self._parsed(sql)
             self._start_timer()
             try:
-                return Result(self._reader(ready, parameters), self._ended)
+                reader = self._reader(ready, parameters)
+                return Result(reader.schema, self._read(reader))
             except duckdb.InterruptException as error:
                 raise self._ended(error) from None
             except OSError as error:  # how Arrow passes on what it has no type for
                 raise self._ended(error) from None
 
+    def _read(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        try:
+            with translated():
+                yield from reader
+        except OSError as error:  # how Arrow passes on an interrupt or an error of DuckDB
+            raise self._ended(error) from None
+        finally:
+            self._stop_timer()
+
     def _start_timer(self) -> None:
         self._stop_timer()
         self._is_timed_out = False
-        self._timer = threading.Timer(self._limits.timeout_seconds, self._interrupt)
+        self._timer = threading.Timer(self.limits.timeout_seconds, self._interrupt)
         self._timer.daemon = True
         self._timer.start()
 
-    def _ended(self, error: Exception | None) -> QueryError:
+    def _ended(self, error: Exception) -> QueryError:
         """The clock stops; in words, what an error of a result means."""
         self._stop_timer()
         if self._is_timed_out:
-            return QueryError(
-                f"the query ran longer than {self._limits.timeout_seconds:g} seconds",
-                hint="narrow the time range with --since, or raise RAYOTEL_QUERY_TIMEOUT_SECONDS",
-            )
+            return self.limits.too_long()
         return words_of(str(error))
 
     def _interrupt(self) -> None:
@@ -280,7 +306,7 @@ class Session:
         if self._unlocked:
             self.connection.extract_statements(sql)
         else:
-            guard.check(self.connection, sql)
+            guard.check(self.connection, sql, definitions.table_macros())
 
     def _reserved_words(self) -> frozenset[str]:
         rows = self.connection.execute(
@@ -306,6 +332,19 @@ class Session:
                 with contextlib.suppress(duckdb.InvalidInputException):
                     self.connection.execute(sql, values)
             raise
+
+
+@contextlib.contextmanager
+def _naming(parameters: Mapping[str, object]) -> Iterator[None]:
+    """Say which parameter a value is of that cannot be converted."""
+    try:
+        yield
+    except QueryError as error:
+        if error.message.startswith("Conversion Error"):
+            for name, value in parameters.items():
+                if f"'{value}'" in error.message:
+                    error.hint = error.hint or f"it is the value of the parameter '{name}'"
+        raise
 
 
 def _is_text(sql: str) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 from rayotel.lake import cache, catalog
 from rayotel.lake.cache import Cache
@@ -26,6 +26,13 @@ class Snapshot:
     parts: tuple[Part, ...]
     footers: tuple[Footer, ...]
     columns: Mapping[str, str]
+
+    def only(self, chosen: Collection[str]) -> Snapshot:
+        """The same with the chosen columns, and with those that every stream of its signal has."""
+        always = {*views.empty_columns(self.signal), *self.signal.ray_labels}
+        kept = {name.lower() for name in (*always, *chosen)}
+        columns = {name: kind for name, kind in self.columns.items() if name.lower() in kept}
+        return replace(self, columns=columns)
 
     def within(self, range_: TimeRange) -> tuple[list[Part], TimeRange | None]:
         """The parts that touch a range, and the range itself where some reach beyond it."""

@@ -34,6 +34,17 @@ class StreamOverview:
     lag_seconds: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class FileOverview:
+    """One part that counts: its key in the lake, and all that it holds, also beyond a range."""
+
+    key: str
+    rows: int
+    bytes: int
+    first_event: datetime | None
+    last_event: datetime | None
+
+
 def streams(
     lake: Lake,
     range_: TimeRange,
@@ -46,10 +57,7 @@ def streams(
     Footers alone suffice, except for parts that reach beyond the range: their rows are counted.
     `progress` is called with the number of finished parts and of all parts.
     """
-    names = lake.streams()
-    if only is not None and only not in names:
-        raise QueryError(f"no stream '{only[:100]}'", hint="'rayotel streams' lists them")
-    wanted = names if only is None else [only]
+    wanted = lake.streams() if only is None else [_checked(lake, only)]
     listed = side_by_side(lambda name: catalog.parts(lake.storage, name, range_), wanted)
     by_stream = {name: parts for name, parts in zip(wanted, listed, strict=True) if parts}
     everything = [part for parts in by_stream.values() for part in parts]
@@ -67,6 +75,37 @@ def streams(
             StreamOverview(name, rows, size, len(parts), _moment(first), _moment(last), lag)
         )
     return overviews
+
+
+def _checked(lake: Lake, name: str) -> str:
+    if name not in lake.streams():
+        raise QueryError(f"no stream '{name[:100]}'", hint="'rayotel streams' lists them")
+    return name
+
+
+def files(
+    lake: Lake,
+    name: str,
+    range_: TimeRange,
+    *,
+    progress: Callable[[int, int], object] = max,
+) -> list[FileOverview]:
+    """The parts of a stream that count and touch the range, in order of their names."""
+    parts = catalog.parts(lake.storage, _checked(lake, name), range_)
+    footers = cache.footers(
+        lake.storage, parts, lake.cache, lambda done: progress(done, len(parts))
+    )
+    return [
+        FileOverview(
+            part.name.key,
+            footer.rows,
+            part.size_bytes,
+            _moment(footer.first_unix_nano),
+            _moment(footer.last_unix_nano),
+        )
+        for part, footer in zip(parts, footers, strict=True)
+        if footer.touches(range_)
+    ]
 
 
 Extent = tuple[int, int | None, int | None]
@@ -104,21 +143,43 @@ def _moment(unix_nano: int | None) -> datetime | None:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=unix_nano // 1000)
 
 
+_MOMENT = pa.timestamp("us", tz="UTC")
+
+
 def table(overviews: list[StreamOverview]) -> pa.Table:
     """The overview as a table."""
-    moment = pa.timestamp("us", tz="UTC")
     schema = pa.schema(
         [
             ("stream", pa.string()),
             ("rows", pa.int64()),
             ("bytes", pa.int64()),
             ("files", pa.int64()),
-            ("first_event", moment),
-            ("last_event", moment),
+            ("first_event", _MOMENT),
+            ("last_event", _MOMENT),
             ("lag_seconds", pa.float64()),
         ]
     )
     return pa.Table.from_pylist([asdict(overview) for overview in overviews], schema=schema)
+
+
+def files_table(parts: list[FileOverview]) -> pa.Table:
+    """The parts as a table."""
+    schema = pa.schema(
+        [
+            ("key", pa.string()),
+            ("rows", pa.int64()),
+            ("bytes", pa.int64()),
+            ("first_event", _MOMENT),
+            ("last_event", _MOMENT),
+        ]
+    )
+    return pa.Table.from_pylist([asdict(part) for part in parts], schema=schema)
+
+
+def columns_table(columns: list[tuple[str, str, str]]) -> pa.Table:
+    """The columns of a stream as a table."""
+    names = ["column", "type", "holds"]
+    return pa.table([list(column) for column in zip(*columns, strict=True)], names=names)
 
 
 def columns(lake: Lake, stream: str, range_: TimeRange) -> list[tuple[str, str, str]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import duckdb
 
 from rayotel.errors import PartRemoved, QueryError
+from rayotel.query.process.limits import TOO_MUCH_HINT
 
 _GONE = re.compile(r"\.parquet/\*\*/|No files found that match|No such file or directory")
 _INTERRUPTED = "Query interrupted"
@@ -23,7 +24,7 @@ _HINTS: tuple[tuple[type[duckdb.Error], str], ...] = (
     ),
     (
         duckdb.OutOfMemoryException,
-        "narrow the time range with --since, or raise RAYOTEL_QUERY_MEMORY_BYTES",
+        TOO_MUCH_HINT,
     ),
     (duckdb.CatalogException, "'rayotel streams' lists the streams, each a table of its name"),
 )

@@ -16,8 +16,13 @@ from rayotel.query.output.formats import MAX_TABLE_ROWS, Batches, rows, short
 WIDTH_IN_A_PIPE = 100_000
 
 
-def write_table(schema: pa.Schema, batches: Batches, out: IO[str]) -> int | None:
-    """Write at most MAX_TABLE_ROWS rows; returns how many were shown where some were left out."""
+def write_table(
+    schema: pa.Schema, batches: Batches, out: IO[str], *, width: int | None = None
+) -> int | None:
+    """Write at most MAX_TABLE_ROWS rows; returns how many were shown where some were left out.
+
+    `width`: of the terminal that `out` leads to, where it is not itself the terminal.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for field in schema:
         is_number = (
@@ -32,7 +37,8 @@ def write_table(schema: pa.Schema, batches: Batches, out: IO[str]) -> int | None
     for row in itertools.islice(shown, MAX_TABLE_ROWS):
         table.add_row(*(Text(short(value)) for value in row))
     left_out = next(shown, None) is not None
-    console = Console(file=out, highlight=False)
+    is_terminal = None if width is None else True
+    console = Console(file=out, highlight=False, width=width, force_terminal=is_terminal)
     if not console.is_terminal:
         console = Console(file=out, highlight=False, width=WIDTH_IN_A_PIPE)
     console.print(table)

@@ -88,6 +88,11 @@ class Definition:
     sql: str
 
     @property
+    def passes_all(self) -> bool:
+        """Whether it gives every column of a stream."""
+        return any(name == "..." for name, _ in self.columns)
+
+    @property
     def reads_past(self) -> bool:
         """Whether it looks at what came before the time range."""
         return _NEEDS_PAST in self.needs
@@ -128,6 +133,12 @@ def all_definitions() -> dict[str, Definition]:
         definition.name: definition
         for definition in sorted([*parsed, METRIC_FACTS], key=lambda definition: definition.name)
     }
+
+
+@functools.cache
+def table_macros() -> frozenset[str]:
+    """Names of the macros that give rows."""
+    return frozenset(one.name for one in all_definitions().values() if one.is_macro)
 
 
 def find(name: str) -> Definition:

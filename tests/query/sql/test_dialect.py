@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rayotel.errors import QueryError
 from rayotel.lake.storage.interface import Storage
 from rayotel.model import TimeRange
-from rayotel.query import dialect
 from rayotel.query.session import Session
+from rayotel.query.sql import dialect
 from support.harness import LIMITS
 from support.published import CLUSTERS, FAILED_TASKS, NODE_CPU, OBJECT_STORE
 

@@ -1,0 +1,1 @@
+"""A bounded process for each question."""
