@@ -44,7 +44,7 @@ Row = dict[str, Any]
 
 def rows_of_lake(data_dir: Path, stream: str) -> list[Row]:
     """All rows of a stream, in order of their own time."""
-    files = sorted((data_dir / "lake" / stream).rglob("*.parquet"))
+    files = sorted((data_dir / "lake").rglob(f"{stream}/date=*/hour=*/*.parquet"))
     rows = [row for path in files for row in stored_rows(path)]
     return sorted(rows, key=lambda row: int(row["time_unix_nano"]))
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rayotel.ingest.wal import segments
+from rayotel.lake import catalog
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from support.event_bodies import of_numbers
@@ -307,7 +308,7 @@ def test_the_settings_name_the_default_streams(tmp_path: Path) -> None:
         assert server.post(of_numbers([1, 2]), JSON, "/v1/events").status_code == 200
         assert server.stop() == 0
     lake = tmp_path / "data" / "lake"
-    assert {path.name for path in lake.iterdir() if path.name[0] not in "._"} == {"ours", "theirs"}
+    assert catalog.streams(open_storage(str(lake))) == ["ours", "theirs"]
     sql = "SELECT (SELECT count(*) FROM raymetrics) AS m, (SELECT count(*) FROM rayevents) AS e"
     done = rayotel_process("query", sql, "--storage", str(lake), "--format", "ndjson", env=env)
     assert json.loads(done.stdout) == {"m": 1, "e": 2}

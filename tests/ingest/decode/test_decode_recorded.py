@@ -27,7 +27,7 @@ Files = dict[Path, list[dict[str, Any]]]
 @pytest.fixture(scope="module")
 def files(served_lake: Storage) -> Files:
     """The rows of every file of the lake."""
-    found = sorted(Path(served_lake.url, "raymetrics").rglob("*.parquet"))
+    found = sorted(Path(served_lake.url).rglob("raymetrics/date=*/hour=*/*.parquet"))
     return {path: stored_rows(path) for path in found}
 
 
