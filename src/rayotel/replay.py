@@ -204,7 +204,11 @@ def post(
     outcome = Outcome()
     started = time.monotonic()
     with httpx.Client(
-        base_url=url, timeout=REQUEST_TIMEOUT_SECONDS, auth=credentials, trust_env=False
+        base_url=url,
+        timeout=REQUEST_TIMEOUT_SECONDS,
+        auth=credentials,
+        trust_env=False,  # no proxy
+        verify=httpx.create_ssl_context(),  # of SSL_CERT_FILE or SSL_CERT_DIR, where they are set
     ) as client:
         for number, request in enumerate(recording.requests):
             if speed is not None:
@@ -238,9 +242,10 @@ def _post_one(
         attempt += 1
         outcome.retries += 1
         time.sleep(pause)
-    raise RayotelError(
-        f"gave up after {attempt} tries: {failure}", hint="is the server at --url running?"
-    )
+    hint = "is the server at --url running?"
+    if "CERTIFICATE_VERIFY_FAILED" in failure:
+        hint = "set SSL_CERT_FILE to the certificate of who issued the server's"
+    raise RayotelError(f"gave up after {attempt} tries: {failure}", hint=hint)
 
 
 def shift_to_now(recording: Recording) -> int:

@@ -1,4 +1,4 @@
-"""The short way of a connection: what goes it is read as h11 reads it, and is answered in order."""
+"""What a connection reads is what h11 reads; requests on one connection are answered in order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayotel.http.connection import whole_post
+from rayotel.http.bodies import framing_of
+from rayotel.http.heads import CHUNKED, MAX_HEAD_BYTES, Malformed, read_head
 from rayotel.lake.storage.opening import open_storage
 from support.harness import Server, ask, gauge_request
 
@@ -22,79 +23,121 @@ FLUENT_BIT = (
     b"X-P-Stream: short\r\n\r\n"
 )
 WAIT_SECONDS = 60
+Read = tuple[bytes, bytes, bytes, list[tuple[bytes, bytes]], bytes]
 
 
-def by_h11(data: bytes) -> tuple[bytes, list[tuple[bytes, bytes]], bytes] | None:
-    """Target, headers and body of the one request that bytes are; None for anything else."""
+def by_h11(data: bytes) -> Read | None:
+    """Method, target, version, headers and body of the one request that bytes are, or None."""
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(data)
+    body = b""
     try:
         request = connection.next_event()
-        if not isinstance(request, h11.Request) or request.method != b"POST":
+        if not isinstance(request, h11.Request):
             return None
-        body = b""
         while isinstance(event := connection.next_event(), h11.Data):
             body += event.data
     except h11.RemoteProtocolError:
         return None
     if not isinstance(event, h11.EndOfMessage) or connection.trailing_data[0]:
         return None
-    return request.target, list(request.headers), body
+    return request.method, request.target, request.http_version, list(request.headers), body
 
 
-def agrees(data: bytes) -> bool:
-    """Whether bytes go the short way; if so, h11 must read the same in them."""
-    post = whole_post(data)
-    if post is None:
+def by_us(data: bytes, step: int | None = None) -> Read | None:
+    """The same by the connection's own readers; the body comes in pieces of `step` bytes."""
+    head, end, rest = data.partition(b"\r\n\r\n")
+    if not end or len(head) + 4 > MAX_HEAD_BYTES:
+        return None
+    try:
+        read = read_head(head)
+        framing, body = framing_of(read.body_bytes), bytearray()
+        step = step or len(rest) or 1
+        for at in range(0, len(rest), step):
+            if framing.is_whole or framing.feed(rest[at : at + step], body):
+                return None
+    except Malformed:
+        return None
+    if not framing.is_whole:
+        return None
+    return read.method, read.target, read.version, read.headers, bytes(body)
+
+
+def agrees(data: bytes, step: int | None = None) -> bool:
+    """Whether bytes are one whole request; if so, h11 must read the same in them."""
+    found = by_us(data)
+    assert by_us(data, step) == found
+    if found is None:
         return False
-    assert by_h11(data) == (post.target, post.headers, post.body)
+    assert by_h11(data) == found
     return True
 
 
-def test_what_fluent_bit_sends_goes_the_short_way() -> None:
+def test_what_fluent_bit_sends_is_read() -> None:
     """Also with a body that looks like a request, and one that is empty."""
     for body in (b"", b"x" * 5000, b"POST / HTTP/1.1\r\nHost: x\r\n\r\n"):
-        assert agrees(FLUENT_BIT % len(body) + body)
+        assert agrees(FLUENT_BIT % len(body) + body, 7)
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        b"Transfer-Encoding: chunked", b"Expect: 100-continue", b"Connection: close",
-        b"Connection: keep-alive", b"Upgrade: websocket", b"Host: other", b"Content-Length: 3",
-        b" folded: line", b"no colon", b"na me: x", b"Name : x", b"X-A: a\x00b", b"X-A: a\rb",
-        b"", b"\xff: x", b"X-A: \x0b",
+        b"Transfer-Encoding: chunked", b"Host: other", b"Content-Length: 3", b"Content-Length: 4",
+        b" folded: line", b"\tfolded: line", b"no colon", b"na me: x", b"Name : x", b": x",
+        b"X-A: a\x00b", b"X-A: a\rb", b"X-A: a\nb", b"", b"\xff: x", b"X-A: \x0b", b"X-A: \x7f",
+        b"X-A: a\r\n b", b"Transfer-Encoding: identity", b"Transfer-Encoding:",
     ],
 )  # fmt: skip
-def test_what_is_not_plain_is_left_to_h11(line: bytes) -> None:
-    """Whatever changes the framing, repeats or is malformed never goes the short way."""
+def test_what_could_be_read_in_two_ways_is_refused(line: bytes) -> None:
+    """Whatever makes the end of a request doubtful, repeats or is malformed."""
     head = FLUENT_BIT.removesuffix(b"\r\n\r\n") % 3
     assert agrees(head + b"\r\n\r\nabc")
     assert not agrees(head + b"\r\n" + line + b"\r\n\r\nabc")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Expect: 100-continue", b"Connection: close", b"Connection: keep-alive, x", b"X-A:",
+        b"Upgrade: websocket", b"X-A:\t \xe9\tb  ", b"Content_Length: 99", b"X-A: 1\r\nX-A: 2",
+    ],
+)  # fmt: skip
+def test_what_changes_no_framing_is_read(line: bytes) -> None:
+    """Valid headers, also unusual ones."""
+    head = FLUENT_BIT.removesuffix(b"\r\n\r\n") % 3
+    assert agrees(head + b"\r\n" + line + b"\r\n\r\nabc", 1)
+
+
 @pytest.mark.parametrize("cut", [-1, 1, 40])
-def test_what_is_not_whole_is_left_to_h11(cut: int) -> None:
+def test_what_is_not_one_whole_request(cut: int) -> None:
     """A piece of a request, or more than one, is none."""
     data = FLUENT_BIT % 3 + b"abc"
     assert not agrees(data[:cut] if cut < 0 else data + data[:cut])
 
 
 tokens = st.sampled_from(
-    [b"Host", b"host", b"Content-Length", b"X-P-Stream", b"Accept", b"Connection", b"TE", b"a b"]
+    [b"Host", b"host", b"Content-Length", b"Transfer-Encoding", b"Accept", b"Connection", b"a b"]
 ) | st.binary(max_size=8)
-values = st.sampled_from([b"x", b"0", b"3", b"03", b"+3", b"3, 3", b" 3 ", b"\xe9", b"a\tb", b""])
+values = st.sampled_from(
+    [b"x", b"0", b"3", b"03", b"+3", b"3, 3", b" 3 ", b"\xe9", b"a\tb", b"", b"chunked", b"cHunked"]
+)
 fields = st.lists(st.tuples(tokens, values | st.binary(max_size=8)), max_size=6)
+chunks = st.lists(
+    st.sampled_from([b"3\r\nabc\r\n", b"0\r\n\r\n", b"03;a=b\r\nabc\r\n", b"0\r\nx: y\r\n\r\n"])
+    | st.binary(max_size=5),
+    max_size=4,
+).map(b"".join)
 
 
 @settings(max_examples=500, deadline=None)
 @given(
     st.sampled_from([b"POST", b"post", b"GET"]),
     st.sampled_from([b"/v1/metrics", b"/v1/events?stream=%41", b"/\xff", b"/a b", b"*", b"//"]),
-    st.sampled_from([b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2"]),
+    st.sampled_from([b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2", b"HTTP/1.2"]),
     fields,
-    st.binary(max_size=5),
-    st.booleans(),
+    st.binary(max_size=5) | chunks,
+    st.sampled_from([b"", b"Content-Length", b"Transfer-Encoding"]),
+    st.integers(1, 9),
 )
 def test_h11_reads_the_same(
     method: bytes,
@@ -102,22 +145,41 @@ def test_h11_reads_the_same(
     version: bytes,
     pairs: list[tuple[bytes, bytes]],
     body: bytes,
-    is_sound: bool,
+    framed_by: bytes,
+    step: int,
 ) -> None:
-    """Whatever the head is made of, the short way takes only what h11 takes, and so."""
-    if is_sound:
-        pairs = [*pairs, (b"Host", b"h"), (b"Content-Length", b"%d" % len(body))]
+    """Whatever a request is made of: what is taken h11 takes too, and so."""
+    if framed_by:
+        length = b"%d" % len(body) if framed_by == b"Content-Length" else b"chunked"
+        pairs = [*pairs, (b"Host", b"h"), (framed_by, length)]
     lines = [method + b" " + target + b" " + version, *(n + b":" + v for n, v in pairs)]
-    agrees(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+    agrees(b"\r\n".join(lines) + b"\r\n\r\n" + body, step)
 
 
-@settings(max_examples=500, deadline=None)
-@given(st.integers(0, 200), st.binary(max_size=3), st.integers(0, 3))
-def test_h11_reads_the_same_in_what_was_changed(at: int, put: bytes, cut: int) -> None:
+CHUNKED_POST = (
+    b"POST /v1/metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"4\r\nbody\r\nA;x=y\r\n0123456789\r\n0\r\nX-T: a\r\n\r\n"
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    st.booleans(), st.integers(0, 300), st.binary(max_size=3), st.integers(0, 3), st.integers(1, 9)
+)
+def test_h11_reads_the_same_in_what_was_changed(
+    is_chunked: bool, at: int, put: bytes, cut: int, step: int
+) -> None:
     """Bytes of a real request replaced anywhere."""
-    data = FLUENT_BIT % 4 + b"body"
+    data = CHUNKED_POST if is_chunked else FLUENT_BIT % 4 + b"body"
     at %= len(data)
-    agrees(data[:at] + put + data[at + cut :])
+    agrees(data[:at] + put + data[at + cut :], step)
+
+
+def test_a_request_in_chunks_is_read() -> None:
+    """With extensions and trailers, whatever the pieces."""
+    assert read_head(CHUNKED_POST.partition(b"\r\n\r\n")[0]).body_bytes == CHUNKED
+    for step in range(1, 40):
+        assert agrees(CHUNKED_POST, step)
 
 
 @pytest.fixture

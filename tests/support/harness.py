@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -57,11 +58,17 @@ class Server:
     """A real `rayotel serve` on a free port, with a log of its words."""
 
     def __init__(
-        self, data_dir: Path, *arguments: str, env: Mapping[str, str] | None = None
+        self,
+        data_dir: Path,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        max_files: int | None = None,
     ) -> None:
+        """`max_files`: that it may have open at once; None: as many as this process."""
         self.data_dir = data_dir
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self._max_files = max_files
         self._arguments = arguments
         self._env = environment(env)
         data_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +97,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 env=self._env,
+                preexec_fn=self._limit_files if self._max_files else None,
             )
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
@@ -100,6 +108,10 @@ class Server:
                     return
             time.sleep(0.02)
         raise AssertionError(f"the server did not start: {self.log()}")
+
+    def _limit_files(self) -> None:
+        assert self._max_files is not None
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._max_files, self._max_files))
 
     def log(self) -> str:
         """All that it said."""

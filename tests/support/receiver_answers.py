@@ -53,8 +53,8 @@ def rss_bytes(server: Server, *, peak: bool = False) -> int:
     return int(kibibytes) * 1024
 
 
-def counted(server: Server, name: str) -> dict[str, float]:
+def counted(server: Server, name: str, auth: tuple[str, str] | None = None) -> dict[str, float]:
     """The values of one of the server's own counters, by its labels as text."""
-    lines = server.get("/metrics").text.splitlines()
+    lines = server.get("/metrics", auth=auth).text.splitlines()
     pairs = (line.removeprefix(name).rsplit(" ", 1) for line in lines if line.startswith(name))
     return {labels.strip("{}"): float(value) for labels, value in pairs}

@@ -83,7 +83,8 @@ def serve(**flags: Any) -> None:
 def replay(directory: str, url: str, speed: str, shift_to: str | None) -> None:
     """Post recorded traffic to a server, as the real client did.
 
-    The settings username and password give the credentials.
+    The settings username and password give the credentials. For https with a certificate of your
+    own, SSL_CERT_FILE names the file of its issuer's.
     """
     from rayotel import replay as replaying
 

@@ -76,9 +76,14 @@ def _context(certificate: Path, key: Path) -> ssl.SSLContext:
         try:
             text = path.read_bytes()
         except OSError as error:
-            raise UsageError(f"cannot read the file of '{setting}': {error.strerror}") from None
+            raise UsageError(
+                f"cannot read the file of '{setting}': {error.strerror}",
+                hint="it must be a file that the server's user may read",
+            ) from None
         if b"-----BEGIN " not in text:
-            raise UsageError(f"the file of '{setting}' is not PEM")
+            raise UsageError(
+                f"the file of '{setting}' is not PEM", hint="openssl x509 and openssl pkey convert"
+            )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
@@ -100,7 +105,10 @@ def _context(certificate: Path, key: Path) -> ssl.SSLContext:
             ) from None
         reason = getattr(error, "reason", None) or "it cannot be read"
         if reason == "KEY_VALUES_MISMATCH":
-            raise UsageError("the key of 'tls_key' is not that of 'tls_certificate'") from None
+            raise UsageError(
+                "the key of 'tls_key' is not that of 'tls_certificate'",
+                hint="put the server's certificate first, before its issuers'",
+            ) from None
         raise UsageError(
             f"'tls_certificate' and 'tls_key' are no certificate with its key: {reason}",
             hint="tls_certificate: the server's certificate first, then its issuers', in PEM",
