@@ -42,7 +42,7 @@ def joined(crowd: Crowd, count: int, rank: Rank, now: float = 0.0) -> list[Fake]
 def test_who_matters_least_makes_room() -> None:
     """By rank, and in one rank the oldest first; who is served with credentials goes last."""
     crowd = new_crowd(10)
-    order = []
+    order: list[Fake] = []
     for rank in reversed(Rank):  # the most important are the oldest
         order = joined(crowd, 2, rank) + order
     for number in range(10):
@@ -121,6 +121,9 @@ def test_in_need_who_is_served_stays() -> None:
     crowd.make_room(16, Rank.MEMBER, 1.0)
     assert all(one.is_ended for one in members)
     assert not any(one.is_ended for one in served)
+    new = joined(crowd, 3, Rank.STRANGER, 10.0)
+    crowd.make_room(16, Rank.MEMBER, 10.1, older_than_seconds=0.5)
+    assert not any(one.is_ended for one in new)
 
 
 def test_bytes_ahead_are_bounded_over_all_connections() -> None:

@@ -112,6 +112,7 @@ def test_no_file_left_to_take_a_connection_with(tmp_path: Path) -> None:
     """The server neither spins nor stops: it closes who is idle, waits, and comes back."""
     with Server(tmp_path / "data") as server, contextlib.ExitStack() as stack:
         stack.enter_context(crowd(server.port, 50))
+        wait_until(lambda: counted(server, "rayotel_connections")[""] >= 50)
         open_files = len(list(Path(f"/proc/{server.pid}/fd").iterdir()))
         _, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (open_files, hard))

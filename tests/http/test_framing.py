@@ -1,4 +1,4 @@
-"""A request ends in one place for every reader; what is doubtful is refused and ends its connection.
+"""A request ends in one place for every reader; what is doubtful ends its connection.
 
 Behind each refused request comes a whole one on the same connection, which must not be answered: a
 server before this one may have taken it for a part of the first.
@@ -32,7 +32,7 @@ DOUBTFUL = {
     "both": POST + b"Content-Length: 5\r\n" + CHUNKED + EMPTY_CHUNKS,
     "both, other order": POST + CHUNKED + b"Content-Length: 5\r\n" + EMPTY_CHUNKS,
     "both, length of 0": POST + b"Content-Length: 0\r\n" + CHUNKED + EMPTY_CHUNKS,
-    "both, in other cases": POST + b"CONTENT-LENGTH: 5\r\ntransfer-ENCODING: Chunked\r\n\r\n0\r\n\r\n",
+    "both, in other cases": POST + b"CONTENT-LENGTH:5\r\n" + CHUNKED.swapcase() + EMPTY_CHUNKS,
     "two codings": POST + CHUNKED + b"Transfer-Encoding: identity\r\n" + EMPTY_CHUNKS,
     "chunked twice": POST + CHUNKED + CHUNKED + EMPTY_CHUNKS,
     "chunked, chunked": POST + b"Transfer-Encoding: chunked, chunked\r\n" + EMPTY_CHUNKS,
@@ -122,11 +122,11 @@ DOUBTFUL = {
 
 @pytest.mark.parametrize("request_", DOUBTFUL.values(), ids=list(DOUBTFUL))
 def test_what_is_doubtful_ends_the_connection(receiver: Server, request_: bytes) -> None:
-    """It is answered once, by 400 or 431, and nothing behind it is read."""
+    """It is answered once, by 400, and nothing behind it is read."""
     with connect(receiver.port) as sock:
         sock.sendall(request_ + LIVENESS)
         answers = until_end(sock)
-    assert statuses(answers) in ([400], [431])
+    assert statuses(answers) == [400]
     assert b"connection: close" in answers
 
 

@@ -63,11 +63,14 @@ class Server:
         *arguments: str,
         env: Mapping[str, str] | None = None,
         max_files: int | None = None,
+        verify: ssl.SSLContext | None = None,
     ) -> None:
-        """`max_files`: that it may have open at once; None: as many as this process."""
+        """`max_files`: that it may have open at once; None: as many as this process. `verify`: what
+        trusts its certificate, if it has one."""
         self.data_dir = data_dir
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if verify else 'http'}://127.0.0.1:{self.port}"
+        self._verify = verify or NO_TLS
         self._max_files = max_files
         self._arguments = arguments
         self._env = environment(env)
@@ -133,7 +136,7 @@ class Server:
 
     def request(self, method: str, path: str = "/v1/metrics", **more: Any) -> httpx.Response:
         """Any request, on a connection of its own."""
-        with httpx.Client(trust_env=False, timeout=WAIT_SECONDS, verify=NO_TLS) as client:
+        with httpx.Client(trust_env=False, timeout=WAIT_SECONDS, verify=self._verify) as client:
             return client.request(method, self.url + path, **more)
 
     def stop(self) -> int:

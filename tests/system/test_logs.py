@@ -239,18 +239,19 @@ def test_an_overload_is_two_lines(written: Written, monkeypatch: pytest.MonkeyPa
     """Its first refusal, and the first request after a while without any."""
     entrance = Admission(max_requests=1, max_bytes=10, telemetry=Telemetry())
     with entrance.enter() as ticket:
+        ticket.begin()
         for _ in range(3):
-            with pytest.raises(TryLater):
-                entrance.enter()
+            with pytest.raises(TryLater), entrance.enter() as other:
+                other.begin()
             with pytest.raises(TryLater):
                 ticket.reserve(11)
-    with entrance.enter():
-        pass
+    with entrance.enter() as ticket:
+        ticket.begin()
     assert len(written.lines) == 1
     monkeypatch.setattr(admission, "CALM_SECONDS", 0.0)
     for _ in range(2):
-        with entrance.enter():
-            pass
+        with entrance.enter() as ticket:
+            ticket.begin()
     began, ended = written.objects
     assert (began["level"], began["reason"]) == ("warning", "too many requests in flight")
     assert ended["refused"] == 6
@@ -327,7 +328,7 @@ def test_a_life_of_a_server_is_told_in_json(tmp_path: Path) -> None:
     (stopped,) = with_message(server, "rayotel has stopped")
     assert stopped["everything_is_stored"] is True
     assert [line["logger"] for line in lines_of(server) if line["level"] == "warning"] == [
-        "uvicorn.error"
+        "rayotel.http.door"
     ]
     assert PASSWORD not in server.log()
     assert TOKEN not in server.log()

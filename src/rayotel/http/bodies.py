@@ -120,7 +120,7 @@ class Chunked:
         end = data.find(b"\r\n", at)
         line = data[at : end if end >= 0 else None]
         if self._trailer_bytes + len(line) > MAX_TRAILER_BYTES:
-            raise Malformed("trailers are too large", 431)
+            raise Malformed("trailers are too large")
         if end < 0:
             if b"\n" in line:
                 raise Malformed("line end")

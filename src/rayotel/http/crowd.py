@@ -173,11 +173,19 @@ class Crowd:
                 return
             self._close(member, reason)
 
-    def make_room(self, count: int, up_to: Rank, now: float) -> None:
-        """Close `count` connections at most, of `up_to` or lower ranks, the lowest first."""
+    def make_room(
+        self, count: int, up_to: Rank, now: float, *, older_than_seconds: float = 0.0
+    ) -> None:
+        """Close `count` connections at most, of `up_to` or lower ranks, the lowest first.
+
+        Those stay that came, or were used, in the last `older_than_seconds`.
+        """
         for rank in Rank:
             while count > 0 and rank <= up_to and self._by_rank[rank]:
-                self._close(next(iter(self._by_rank[rank])), "room for others")
+                member, since = next(iter(self._by_rank[rank].items()))
+                if since > now - older_than_seconds:
+                    break
+                self._close(member, "room for others")
                 self._made_room_at = now
                 self._closed += 1
                 count -= 1

@@ -178,6 +178,7 @@ class _Date:
         self._second, self._line = 0, b""
 
     def line(self) -> bytes:
+        """That of this second."""
         now = int(time.time())
         if now != self._second:
             self._second = now

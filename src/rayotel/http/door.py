@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-import ssl
+from functools import partial
 
 from starlette.types import ASGIApp
 
@@ -27,6 +27,7 @@ SWEEP_SECONDS = 0.5
 RENEWAL_SECONDS = 10.0
 PAUSE_SECONDS = 0.1
 ROOM_IN_NEED = 16
+NEW_SECONDS = 0.5  # a new connection may send its request before it is closed for its file
 TLS_CLOSING_SECONDS = 2.0
 POLL_SECONDS = 0.02
 INVALID_SECONDS = 60.0  # between two lines about requests that are none
@@ -125,6 +126,7 @@ class Door:
             connection = Connection(self._host, (str(address[0]), address[1]))
             self._crowd.join(connection, self._loop.time())
             connection.opening = self._loop.create_task(self._begin(connection, client))
+            connection.opening.add_done_callback(partial(self._begun, connection, client))
 
     def _rest(self, error: OSError) -> None:
         """No file is left, or no memory: some go, and the rest of the server has a moment."""
@@ -132,32 +134,36 @@ class Door:
             log_event(
                 logger, logging.ERROR, "connections cannot be accepted", reason=error.strerror
             )
-        self._crowd.make_room(ROOM_IN_NEED, Rank.MEMBER, self._loop.time())
+        self._crowd.make_room(
+            ROOM_IN_NEED, Rank.MEMBER, self._loop.time(), older_than_seconds=NEW_SECONDS
+        )
         self._loop.remove_reader(self._listener.fileno())
         self._loop.call_later(PAUSE_SECONDS, self._listen)
 
     async def _begin(self, connection: Connection, client: socket.socket) -> None:
         """Make it a connection; with TLS that takes a handshake, which has a deadline."""
-        try:
-            client.setblocking(False)
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._certificate is None:
-                await self._loop.connect_accepted_socket(lambda: connection, client)
-            else:
-                await self._loop.connect_accepted_socket(
-                    lambda: connection,
-                    client,
-                    ssl=self._certificate.context,
-                    ssl_handshake_timeout=self._bounds.head_timeout_seconds,
-                    ssl_shutdown_timeout=TLS_CLOSING_SECONDS,
-                )
-        except (OSError, ssl.SSLError, asyncio.CancelledError):
-            # a client that left, spoke no TLS or took too long; or room was needed
+        client.setblocking(False)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._certificate is None:
+            await self._loop.connect_accepted_socket(lambda: connection, client)
+            return
+        await self._loop.connect_accepted_socket(
+            lambda: connection,
+            client,
+            ssl=self._certificate.context,
+            ssl_handshake_timeout=self._bounds.head_timeout_seconds,
+            ssl_shutdown_timeout=TLS_CLOSING_SECONDS,
+        )
+
+    def _begun(
+        self, connection: Connection, client: socket.socket, task: asyncio.Task[None]
+    ) -> None:
+        """It is made, or is none: the client left, spoke no TLS, was too slow, or made room."""
+        connection.opening = None
+        if task.cancelled() or task.exception() is not None:
             connection.connection_lost(None)
             with contextlib.suppress(OSError):
                 client.close()
-        finally:
-            connection.opening = None
 
     def _sweep(self) -> None:
         """End what lasts too long, twice a second."""

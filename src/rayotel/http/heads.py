@@ -61,7 +61,7 @@ def read_head(data: bytes) -> Head:
     if _FIRST_LINE.fullmatch(first) is None:
         raise Malformed("request line")
     if len(lines) > MAX_FIELDS:
-        raise Malformed("too many header fields", 431)
+        raise Malformed("too many header fields")
     headers: Headers = [read_field(line) for line in lines]
     by_name = dict(headers)
     if len(by_name) < len(headers):
@@ -100,7 +100,7 @@ def check_beginning(data: bytearray, known_bytes: int) -> None:
     if _BROKEN.search(data, max(0, known_bytes - 1)) is not None:
         raise Malformed("line end or control character")
     if len(data) >= MAX_HEAD_BYTES:
-        raise Malformed("head is too large", 431)
+        raise Malformed("head is too large")
 
 
 def _body_bytes(by_name: dict[bytes, bytes], is_old: bool) -> int:

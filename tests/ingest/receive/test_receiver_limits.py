@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceResponse,
@@ -224,41 +223,11 @@ def test_a_body_that_does_not_arrive(slow_answer: tuple[bytes, float]) -> None:
     assert slow_answer[1] > 0.9
 
 
-def test_more_requests_than_may_be_in_flight(tmp_path: Path) -> None:
-    """Beyond the bound a request gets 503 and when to come back, and then is welcome."""
-    env = {"RAYOTEL_MAX_REQUESTS_IN_FLIGHT": "1"}
-    with Server(tmp_path / "data", env=env) as running:
-        with half_sent(running):
-            wait_until(lambda: running.post(b"", PROTOBUF).status_code == 503)
-            for kind in (PROTOBUF, JSON):
-                answer = running.post(gauge_request(1), kind)
-                assert answer.status_code == 503
-                assert int(answer.headers["retry-after"]) > 0
-                refusal(answer)
-            assert running.get("/api/v1/readiness").status_code == 200
-        wait_until(lambda: running.post(gauge_request(1), PROTOBUF).status_code == 200)
-
-
-@pytest.fixture(scope="module")
-def crowded_answer(tmp_path_factory: pytest.TempPathFactory) -> httpx.Response:
-    """What is answered where more connections are open than may be; then all is well again."""
+def test_more_connections_than_may_be_open(tmp_path: Path) -> None:
+    """Beyond the bound on connections those make room that send nothing; every sender is served."""
     env = {"RAYOTEL_MAX_CONNECTIONS": "4"}
-    with Server(tmp_path_factory.mktemp("crowded") / "data", env=env) as running:
-        with contextlib.ExitStack() as stack:
-            for _ in range(6):
-                address = ("127.0.0.1", running.port)
-                stack.enter_context(socket.create_connection(address, WAIT_SECONDS))
-            wait_until(lambda: running.post(b"", PROTOBUF).status_code == 503)
-            answer = running.post(gauge_request(1), PROTOBUF)
-        wait_until(lambda: running.post(gauge_request(1), PROTOBUF).status_code == 200)
-        return answer
-
-
-def test_more_connections_than_may_be_open(crowded_answer: httpx.Response) -> None:
-    """Beyond the bound on connections a client gets 503, also where they send nothing."""
-    assert crowded_answer.status_code == 503
-
-
-def test_every_503_says_when_to_come_back(crowded_answer: httpx.Response) -> None:
-    """A refusal for too many connections names the seconds to wait, like every other 503."""
-    assert int(crowded_answer.headers["retry-after"]) > 0
+    with Server(tmp_path / "data", env=env) as running, contextlib.ExitStack() as stack:
+        for _ in range(8):
+            address = ("127.0.0.1", running.port)
+            stack.enter_context(socket.create_connection(address, WAIT_SECONDS))
+            assert running.post(gauge_request(1), PROTOBUF).status_code == 200
