@@ -54,8 +54,6 @@ NAMED_THREADS = Path(__file__).with_name("named_threads")
 SAMPLES_PER_SECOND = 500
 # the innermost of these that is on the stack gets the sample; the order does not matter
 LAYERS = {
-    "uvicorn/": "uvicorn",
-    "h11/": "h11",
     "starlette/": "Starlette",
     "fastapi/": "FastAPI",
     "contextlib.py": "FastAPI",
