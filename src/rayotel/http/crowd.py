@@ -47,9 +47,12 @@ _WORDS = {Wait.HEAD: "no whole head", Wait.READING: "answer not read", Wait.CLOS
 
 
 class Member(Protocol):
-    """A connection. `address`: of its client."""
+    """A connection. `address`: of its client. `has_unsent`: it has not read its last answer."""
 
     address: str
+
+    @property
+    def has_unsent(self) -> bool: ...
 
     def abort(self) -> None:
         """End it now."""
@@ -151,6 +154,13 @@ class Crowd:
     def sweep(self, now: float) -> None:
         """End what has lasted too long."""
         bounds = self._bounds
+        closing = self._waits[Wait.CLOSING]
+        for member, since in list(closing.items()):
+            if since > now - CLOSING_SECONDS:
+                break
+            if member.has_unsent:
+                del closing[member]
+                self.wait(member, Wait.READING, since)
         for what, seconds in (
             (Wait.HEAD, bounds.head_timeout_seconds),
             (Wait.READING, UNREAD_SECONDS),
