@@ -47,12 +47,13 @@ _WORDS = {Wait.HEAD: "no whole head", Wait.READING: "answer not read", Wait.CLOS
 
 
 class Member(Protocol):
-    """A connection. `address`: of its client. `has_unsent`: it has not read its last answer."""
+    """A connection. `address`: of its client."""
 
     address: str
 
     @property
-    def has_unsent(self) -> bool: ...
+    def has_unsent(self) -> bool:
+        """Whether its client has not taken all of its last answer yet."""
 
     def abort(self) -> None:
         """End it now."""
