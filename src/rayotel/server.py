@@ -45,6 +45,7 @@ from rayotel.web.app import new_app
 from rayotel.web.status import About, status_router
 
 GRACEFUL_CONNECTIONS_SECONDS = 10.0
+BACKLOG = 4096  # connections that wait to be accepted; the system may allow fewer
 SWITCH_SECONDS = 0.001
 # many more objects than Python waits for: a request makes a few hundred that reference each other
 GC_THRESHOLDS = (10_000, 20, 20)
@@ -351,7 +352,7 @@ def _listen(settings: Settings, at: _Address) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(1024)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise RayotelError(

@@ -17,6 +17,7 @@ class Fake:
     name: str
     address: str = "10.0.0.1"
     is_ended: bool = field(default=False)
+    has_unsent: bool = field(default=False)
 
     def abort(self) -> None:
         """End it."""
@@ -83,8 +84,11 @@ def test_deadlines() -> None:
     crowd.wait(slow_head, Wait.HEAD, 14.0)  # another byte of the same head
     crowd.wait(unread, Wait.READING, 5.0)
     crowd.wait(closing, Wait.CLOSING, 5.0)
+    (slow_reader,) = joined(crowd, 1, Rank.SERVED)
+    slow_reader.name, slow_reader.has_unsent = "slow reader", True
+    crowd.wait(slow_reader, Wait.CLOSING, 5.0)
     ends: dict[str, float] = {}
-    everybody = [stranger, visitor, slow_head, served, unread, closing]
+    everybody = [stranger, visitor, slow_head, served, unread, closing, slow_reader]
     for second in range(200):
         crowd.sweep(float(second))
         for one in everybody:
@@ -95,6 +99,7 @@ def test_deadlines() -> None:
         slow_head.name: 15,
         closing.name: 5 + crowds.CLOSING_SECONDS,
         unread.name: 5 + crowds.UNREAD_SECONDS,
+        slow_reader.name: 5 + crowds.UNREAD_SECONDS,
         visitor.name: 75,
     }
     assert len(crowd) == 1

@@ -242,3 +242,28 @@ def test_tiny_chunks_cost_little(tmp_path: Path) -> None:
         sock.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
         assert statuses(answer(sock)) == [400]
         assert cpu_seconds(server) - before < SECONDS_OF_CPU
+
+
+def test_a_slow_reader_gets_all_of_its_answer(tmp_path: Path) -> None:
+    """Also where the connection ends with it, and it takes longer than the time to close."""
+    with Server(tmp_path / "data") as server, socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", server.port))
+        ask = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+        sock.sendall(ask * 40 + ask[:-2] + b"Connection: close\r\n\r\n")
+        found = b""
+        for _ in range(40):
+            found += sock.recv(4096)
+            time.sleep(0.1)
+        found += until_end(sock)
+        assert statuses(found) == [200] * 41
+
+
+def test_a_stopping_server_does_not_wait_for_idle_clients(tmp_path: Path) -> None:
+    """Whoever is between requests, or in a head, is let go at once."""
+    with Server(tmp_path / "data") as server, connect(server.port) as kept:
+        kept.sendall(LIVENESS)
+        assert statuses(answer(kept)) == [200]
+        with crowd(server.port, 20, b"GET /"):
+            assert server.stop() == 0
+            assert until_end(kept) == b""

@@ -302,11 +302,19 @@ class Connection(asyncio.Protocol):
     def shutdown(self) -> None:
         """The server stops: the current request is the last one."""
         self.may_keep = False
-        if self._cycle is None:
-            if self._transport is None:
-                self.abort()
-            else:
-                self._end()
+        if self._cycle is not None or self._is_over:
+            return
+        if self._transport is None:
+            self.abort()
+            return
+        self._is_over = True
+        self._host.crowd.wait(self, Wait.CLOSING, self._host.loop.time())
+        self._transport.close()
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the client has not taken all of its last answer yet."""
+        return self._transport is not None and self._transport.get_write_buffer_size() > 0
 
     def abort(self) -> None:
         """End it now."""

@@ -51,6 +51,10 @@ class Member(Protocol):
 
     address: str
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether its client has not taken all of its last answer yet."""
+
     def abort(self) -> None:
         """End it now."""
 
@@ -151,6 +155,13 @@ class Crowd:
     def sweep(self, now: float) -> None:
         """End what has lasted too long."""
         bounds = self._bounds
+        closing = self._waits[Wait.CLOSING]
+        for member, since in list(closing.items()):
+            if since > now - CLOSING_SECONDS:
+                break
+            if member.has_unsent:
+                del closing[member]
+                self.wait(member, Wait.READING, since)
         for what, seconds in (
             (Wait.HEAD, bounds.head_timeout_seconds),
             (Wait.READING, UNREAD_SECONDS),
