@@ -1,3 +1,3 @@
 """rayotel keeps the history of Ray clusters and answers questions about them."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
