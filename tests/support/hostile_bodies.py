@@ -140,7 +140,7 @@ def _schema_url(now: int, size: int) -> bytes:
 
 
 def _texts_everywhere(now: int, size: int) -> bytes:
-    big = b"x" * (size // 8)
+    big = b"x" * (size // 10)
     metric = message(
         2, message(1, big), message(2, big), message(3, big), attribute(12, big, big),
         message(5, gauge_point(now, attribute(7, big, big))),

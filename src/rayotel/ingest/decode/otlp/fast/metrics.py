@@ -153,6 +153,7 @@ class _Metrics:
 
     places: list[tuple[int, int]] = field(default_factory=list)
     scopes: list[tuple[Context, MetricTemplates]] = field(default_factory=list)
+    contexts: list[Context] = field(default_factory=list)
     templates: list[MetricTemplate | None] = field(default_factory=list)
 
 
@@ -165,6 +166,7 @@ def _learned(body: bytes, arrival: Arrival, known: Known) -> MetricBatch:
     for outline in scopes_of(body):
         scope = known.scope(arrival, outline)
         candidates_of, templates = scope[1].candidates, metrics.templates
+        metrics.contexts.append(scope[0])
         for start, end in outline.metrics:
             candidates = candidates_of(body, start, end)
             templates.append(candidates[0] if candidates else None)
@@ -204,9 +206,9 @@ def _surely_within(
     """Whether a request's series cannot exceed its bounds, which is so for all but a few."""
     if len(series) > MAX_REQUEST_SERIES:
         raise Irregular
-    contexts = {id(context): context for context, _ in metrics.scopes}.values()
-    shared = max((context.shared_text_bytes for context in contexts), default=0)
-    columns = sum(len(context.outer) for context in contexts) + known.contexts.labels.column_count
+    shared = max((context.shared_text_bytes for context in metrics.contexts), default=0)
+    columns = known.contexts.labels.column_count
+    columns += sum([len(context.outer) for context in metrics.contexts])
     # a label's column, text and cost are at most eight times its bytes
     text = shared * len(series) + _MOST_TEXT_OF_A_BYTE * len(body)
     return columns <= MAX_REQUEST_COLUMNS and text <= MAX_REQUEST_TEXT_BYTES
@@ -236,8 +238,9 @@ def _dropped(metrics: _Metrics) -> Counter[Drop]:
 def _whole(body: bytes, metrics: _Metrics) -> tuple[bytearray, list[int]]:
     """The body with its numbers blank, and which of its metrics must be decoded in full."""
     places, templates = metrics.places, metrics.templates
-    numbers = sum(len(template.places) for template in templates if template is not None)
-    fixed = blanked(body, _numbers(metrics))
+    known = _numbers(metrics)
+    numbers = len(known)
+    fixed = blanked(body, known)
     unknown = [
         position
         for position, template in enumerate(templates)
