@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rayotel import __version__
+from rayotel.lake import schema
 from rayotel.lake.recipe import ROW_GROUP_ROWS, Recipe
 from rayotel.lake.signal import BY_NAME, Signal, of_columns
 
@@ -38,11 +39,11 @@ class HourRows:
     overflow_rows: int = 0
 
     @classmethod
-    def of(cls, hour: int, table: pa.Table) -> HourRows:
+    def of(cls, hour: int, table: pa.Table, overflow_rows: int = 0) -> HourRows:
         """The rows of an hour that are one piece."""
         columns = zip(table.column_names, table.columns, strict=True)
         held = frozenset(name for name, column in columns if column.null_count < len(column))
-        return cls(hour, len(table), table.schema, iter([table]), held)
+        return cls(hour, len(table), table.schema, iter([table]), held, overflow_rows)
 
 
 def to_parquet(hour: HourRows, stream: str, signal: Signal, source: str) -> memoryview:
@@ -77,7 +78,7 @@ def part_writer(
     packed = dict.fromkeys(recipe.differences, "DELTA_BINARY_PACKED")
     with pq.ParquetWriter(
         where,
-        columns,
+        schema.with_ids(columns, signal.places),
         compression=recipe.compression,
         compression_level=recipe.level,
         use_dictionary=[name for name in columns.names if recipe.has_dictionary(name)],
