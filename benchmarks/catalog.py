@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from compaction import moved, recorded_tables
-from rayotel.lake.layout import PartName
+from rayotel.lake.layout import PartName, Span
 from rayotel.model import NANOSECONDS_PER_HOUR
 from support.fault_proxy import Fault, FaultProxy, Kind
 from support.harness import RAYOTEL, S3_KEY_ID, S3_SECRET, environment, make_bucket, s3_server
@@ -44,7 +44,9 @@ def make_lake(directory: Path, hours: int, streams: int) -> None:
     for hour in range(last_hour - hours + 1, last_hour + 1):
         content = part(moved(table, 0, hour * NANOSECONDS_PER_HOUR, first))
         for name in names:
-            path = directory / PartName(name, hour, RECEIVER, 1, 720, 1).key
+            path = (
+                directory / PartName(name, hour, RECEIVER, (Span("e" * 10, 1, 720),), 1, True).key
+            )
             path.parent.mkdir(parents=True)
             path.write_bytes(content)
 

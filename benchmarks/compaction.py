@@ -25,13 +25,13 @@ import pyarrow.compute as pc
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from rayotel import replay
-from rayotel.lake.layout import PartName
+from rayotel.lake.layout import PartName, Span
 from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import NANOSECONDS_PER_HOUR, PROTOBUF, Arrival, Record, TimeRange
 from rayotel.query.session import Session
 from support.harness import LIMITS, RAYOTEL, RECORDING, environment
-from support.lakes import DECODER, RECEIVER, part, tables_by_hour
+from support.lakes import DECODER, EPOCH, RECEIVER, part, tables_by_hour
 
 FIRST_HOUR = 490_000
 QUARTER_NANO = NANOSECONDS_PER_HOUR // 4
@@ -80,7 +80,8 @@ def make_lake(path: Path, wanted_rows: int) -> tuple[int, int, int]:
             for table in tables:
                 number += 1
                 shifted = moved(table, cluster, start, first)
-                name = PartName("s", FIRST_HOUR + quarter // 4, RECEIVER, number, number, 0)
+                spans = (Span(EPOCH, number, number),)
+                name = PartName("s", FIRST_HOUR + quarter // 4, RECEIVER, spans, 0, False)
                 storage.put(name.key, part(shifted))
                 total += table.num_rows
         quarter += 1

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from compaction import QUARTER_NANO, recorded_tables
 from rayotel.lake import cache, catalog
 from rayotel.lake.cache import Cache
-from rayotel.lake.layout import PartName
+from rayotel.lake.layout import PartName, Span
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.lake.upkeep.compactor import Compactor, Schedule
@@ -54,7 +54,7 @@ from support.harness import (
     make_bucket,
     s3_server,
 )
-from support.lakes import RECEIVER, part
+from support.lakes import EPOCH, RECEIVER, part
 from support.published import PUBLISHED
 
 WORKER = ":28181"
@@ -161,7 +161,7 @@ def make_lake(path: Path, nodes: int, hours: int) -> None:
     compactor = Compactor(storage, path / "work", Schedule(after_seconds=0, grace_seconds=0.001))
     first_hour = time.time_ns() // NANOSECONDS_PER_HOUR - hours + 1
     for number, (hour, table) in enumerate(commits(nodes, first_hour, hours), start=1):
-        name = PartName("raymetrics", hour, RECEIVER, number, number, 0)
+        name = PartName("raymetrics", hour, RECEIVER, (Span(EPOCH, number, number),), 0, False)
         storage.put(name.key, part(table, "raymetrics"))
         if number % 18 == 0:
             compactor.run(RECEIVER)

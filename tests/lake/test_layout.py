@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import string
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,16 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayotel.lake import catalog, layout
-from rayotel.lake.layout import Part, PartName
-from rayotel.lake.storage.interface import Storage
+from rayotel.lake.layout import MAX_SPANS, OLD_EPOCH, Part, PartName, Span
+from rayotel.lake.storage.interface import Storage, StoredObject
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange, is_stream_name
 from support.examples import examples
 
 HOUR_2000, HOUR_2262 = 262_968, 2_562_047  # 2000-01-01T00 and the last whole hour of an int64
 HEX = "0123456789abcdef"
-KEY = "raymetrics/date=2026-11-20/hour=15/0123456789ab-000000000003-000000000007-2.parquet"
-NAME = PartName("raymetrics", 498_663, "0123456789ab", 3, 7, 2)
+HOUR_FOLDER = "raymetrics/date=2026-11-20/hour=15/"
+KEY = f"{HOUR_FOLDER}0123456789ab-2-00000000aa.3.7-00000000bb.1.1.parquet"
+SPANS = (Span("00000000aa", 3, 7), Span("00000000bb", 1, 1))
+NAME = PartName("raymetrics", 498_663, "0123456789ab", SPANS, 2, is_settled=True)
+OLD_KEY = f"{HOUR_FOLDER}0123456789ab-000000000003-000000000007-2.parquet"
 
 stream_names = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=100)
 patient = settings(deadline=None)  # a busy machine is no defect
@@ -30,16 +34,25 @@ segments = st.integers(0, 10**12 - 1)
 
 
 @st.composite
+def any_span(
+    draw: st.DrawFn, epochs: st.SearchStrategy[str], numbers: st.SearchStrategy[int]
+) -> Span:
+    """Any span of such epochs and numbers."""
+    first, last = sorted((draw(numbers), draw(numbers)))
+    return Span(draw(epochs), first, last)
+
+
+@st.composite
 def part_names(draw: st.DrawFn) -> PartName:
     """Any part that a receiver could write."""
-    first, last = sorted((draw(segments), draw(segments)))
+    spans = any_span(st.text(HEX, min_size=10, max_size=10), segments)
     return PartName(
         stream=draw(stream_names.filter(is_stream_name)),
         hour=draw(st.integers(HOUR_2000, HOUR_2262)),
         receiver=draw(st.text(HEX, min_size=12, max_size=12)),
-        first=first,
-        last=last,
-        level=draw(st.integers(0, 999)),
+        spans=layout.joined(draw(st.lists(spans, min_size=1, max_size=MAX_SPANS))),
+        level=draw(st.integers(0, layout.MAX_LEVEL)),
+        is_settled=draw(st.booleans()),
     )
 
 
@@ -47,24 +60,43 @@ def test_a_key_says_all_that_a_name_holds() -> None:
     """The layout is a public contract: this name has this key."""
     assert NAME.key == KEY
     assert layout.parse_key(KEY) == NAME
+    recent = PartName("raymetrics", 498_663, "0123456789ab", SPANS, 2, is_settled=False)
+    assert recent.key == f"_rayotel/recent/{KEY}"
+    assert layout.parse_key(recent.key) == recent
+
+
+def test_a_key_of_the_first_version_is_read() -> None:
+    """As a part of the epoch of zeros, which is not settled and keeps its key."""
+    name = layout.parse_key(OLD_KEY)
+    spans = (Span(OLD_EPOCH, 3, 7),)
+    assert name == PartName(
+        "raymetrics", 498_663, "0123456789ab", spans, 2, is_settled=False, is_old=True
+    )
+    assert name.key == OLD_KEY
+    assert layout.parse_key(f"_rayotel/recent/{OLD_KEY}") is None
+    for is_settled in (False, True):
+        copy = PartName("raymetrics", 498_663, "0123456789ab", spans, 2, is_settled)
+        assert copy.covers(name)
+        assert not name.covers(copy)
 
 
 @patient
 @given(part_names())
 def test_every_name_survives_its_key(name: PartName) -> None:
-    """A key that is built and read back gives the same name."""
+    """A key that is built and read back gives the same name, and fits a file system."""
     assert layout.parse_key(name.key) == name
+    assert len(name.key.rpartition("/")[2]) <= 255
 
 
 @patient
 @given(part_names())
 def test_a_key_begins_with_the_prefixes_of_its_hour_day_and_stream(name: PartName) -> None:
     """A listing of any of the three prefixes shows the part."""
-    hour = layout.hour_prefix(name.stream, name.hour)
-    day = layout.date_prefix(name.stream, name.hour)
+    hour = layout.hour_prefix(name.stream, name.hour, is_settled=name.is_settled)
+    day = layout.date_prefix(name.stream, name.hour, is_settled=name.is_settled)
     assert name.key.startswith(hour)
     assert hour.startswith(day)
-    assert day.startswith(layout.stream_prefix(name.stream))
+    assert day.startswith(layout.stream_prefix(name.stream, is_settled=name.is_settled))
 
 
 @patient
@@ -79,6 +111,8 @@ FOREIGN = {
     "a file beside the streams": "README.md",
     "another suffix": KEY.replace(".parquet", ".parquet.tmp"),
     "a deeper folder": f"prefix/{KEY}",
+    "another folder of rayotel": f"_rayotel/damaged/{KEY}",
+    "twice recent": f"_rayotel/recent/_rayotel/recent/{KEY}",
     "no hour": KEY.replace("hour=15/", ""),
     "hour 24": KEY.replace("hour=15", "hour=24"),
     "a one-digit hour": KEY.replace("hour=15", "hour=5"),
@@ -87,15 +121,26 @@ FOREIGN = {
     "year 0": KEY.replace("2026", "0000"),
     "capital hexadecimal digits": KEY.replace("0123456789ab", "0123456789AB"),
     "a receiver of 11 digits": KEY.replace("0123456789ab", "0123456789a"),
-    "first after last": KEY.replace("000000000003", "000000000008"),
-    "a segment number of 11 digits": KEY.replace("000000000003", "00000000003"),
-    "a segment number of 13 digits": KEY.replace("000000000007", "0000000000007"),
-    "a level of four digits": KEY.replace("-2.parquet", "-1000.parquet"),
-    "no level": KEY.replace("-2.parquet", ".parquet"),
+    "an epoch of 9 digits": KEY.replace("00000000aa", "0000000aa"),
+    "an epoch of 11 digits": KEY.replace("00000000aa", "000000000aa"),
+    "first after last": KEY.replace(".3.7", ".8.7"),
+    "a segment number of 13 digits": KEY.replace(".3.7", ".3.1000000000000"),
+    "spans that are not sorted": KEY.replace("00000000aa", "00000000cc"),
+    "spans that touch": KEY.replace("00000000bb.1.1", "00000000aa.8.9"),
+    "spans that overlap": KEY.replace("00000000bb.1.1", "00000000aa.7.9"),
+    "seven spans": KEY.replace(
+        ".parquet", "".join(f"-00000000c{n}.1.1" for n in range(5)) + ".parquet"
+    ),
+    "no span": f"{HOUR_FOLDER}0123456789ab-2.parquet",
+    "a level of four digits": KEY.replace("-2-", "-1000-"),
+    "no level": KEY.replace("-2-", "-"),
     "a space in the stream": KEY.replace("raymetrics", "ray metrics"),
     "no stream": KEY.removeprefix("raymetrics"),
     "a line break at the end": f"{KEY}\n",
     "a slash at the end": f"{KEY}/",
+    "0.1.0, first after last": OLD_KEY.replace("000000000003", "000000000008"),
+    "0.1.0, a segment number of 11 digits": OLD_KEY.replace("000000000003", "00000000003"),
+    "0.1.0, no level": OLD_KEY.replace("-2.parquet", ".parquet"),
 }
 
 
@@ -106,10 +151,12 @@ def test_foreign_keys_are_no_parts(key: str) -> None:
 
 
 NOT_CANONICAL = {
-    "a level with leading zeros": KEY.replace("-2.parquet", "-002.parquet"),
+    "a level with leading zeros": KEY.replace("-2-", "-002-"),
+    "a segment with leading zeros": KEY.replace(".3.7", ".03.7"),
     "an hour in Arabic digits": KEY.replace("hour=15", "hour=\u0661\u0665"),
     "a year in full-width digits": KEY.replace("2026", "\uff12\uff10\uff12\uff16"),
-    "a segment in Bengali digits": KEY.replace("000000000003", "00000000000\u09e9"),
+    "a segment in Bengali digits": KEY.replace(".3.7", ".3.\u09ed"),
+    "0.1.0, a level with leading zeros": OLD_KEY.replace("-2.parquet", "-002.parquet"),
 }
 
 
@@ -123,31 +170,75 @@ def test_another_spelling_of_a_key_is_no_part(key: str) -> None:
 @given(st.data())
 def test_a_damaged_key_is_foreign_or_the_key_of_what_it_names(data: st.DataObject) -> None:
     """One wrong character never makes a listing point to an object that is not there."""
-    at = data.draw(st.integers(0, len(KEY) - 1))
+    key = data.draw(st.sampled_from([KEY, f"_rayotel/recent/{KEY}", OLD_KEY]))
+    at = data.draw(st.integers(0, len(key) - 1))
     damage = data.draw(st.text("0189afAF-_=/. q\n", max_size=2))
-    name = layout.parse_key(KEY[:at] + damage + KEY[at + 1 :])
-    assert name is None or name.key == KEY[:at] + damage + KEY[at + 1 :]
+    name = layout.parse_key(key[:at] + damage + key[at + 1 :])
+    assert name is None or name.key == key[:at] + damage + key[at + 1 :]
 
 
 # -- covering ---------------------------------------------------------------------------------
 
+EPOCHS = st.sampled_from(["0" * 10, "a" * 10, "b" * 10])
+small_spans = st.lists(any_span(EPOCHS, st.integers(0, 7)), min_size=1, max_size=4)
 small_names = st.builds(
-    lambda stream, hour, receiver, ends, level: PartName(
-        stream, hour, receiver, min(ends), max(ends), level
-    ),
+    PartName,
     st.sampled_from(["a", "b"]),
     st.sampled_from([HOUR_2000, HOUR_2000 + 1]),
     st.sampled_from(["0" * 12, "f" * 12]),
-    st.tuples(st.integers(0, 6), st.integers(0, 6)),
-    st.integers(0, 3),
+    small_spans.map(layout.joined),
+    st.integers(0, 2),
+    st.booleans(),
+)
+PLACE = ("a", HOUR_2000, "0" * 12)
+names_of_an_hour = st.builds(
+    lambda spans, level, is_settled: PartName(*PLACE, layout.joined(spans), level, is_settled),
+    small_spans,
+    st.integers(0, 2),
+    st.booleans(),
 )
 
 
+def held(name: PartName) -> set[tuple[str, int]]:
+    """The segments of a part."""
+    return {(span.epoch, n) for span in name.spans for n in range(span.first, span.last + 1)}
+
+
 def hidden(part: PartName, by: PartName) -> bool:
-    """The rule in words: same receiver and hour, range inside its own, lower level."""
+    """The rule in words: same place, all segments among its own, and more, or a greater level."""
     same_place = (part.stream, part.hour, part.receiver) == (by.stream, by.hour, by.receiver)
-    inside = set(range(part.first, part.last + 1)) <= set(range(by.first, by.last + 1))
-    return same_place and inside and part.level < by.level
+    if not same_place or not held(part) <= held(by):
+        return False
+    return held(part) < held(by) or (part.level, part.is_settled) < (by.level, by.is_settled)
+
+
+@patient
+@given(st.lists(any_span(EPOCHS, st.integers(0, 12)), max_size=8))
+def test_joined_spans_hold_the_same_segments_in_as_few_spans_as_can_be(spans: list[Span]) -> None:
+    """Sorted, and none touches the next."""
+    found = layout.joined(spans)
+    segments = {(one.epoch, n) for one in spans for n in range(one.first, one.last + 1)}
+    assert {(one.epoch, n) for one in found for n in range(one.first, one.last + 1)} == segments
+    assert list(found) == sorted(found)
+    ends = sum((epoch, n + 1) not in segments for epoch, n in segments)
+    assert len(found) == ends
+
+
+@patient
+@given(
+    st.lists(any_span(EPOCHS, st.integers(0, 12)), max_size=6), any_span(EPOCHS, st.integers(0, 12))
+)
+def test_only_gaps_of_segments_that_are_written_are_closed(
+    spans: list[Span], written: Span
+) -> None:
+    """A gap that is not wholly written may still give a part, which must not be hidden."""
+    plain = {(one.epoch, n) for one in spans for n in range(one.first, one.last + 1)}
+    found = layout.joined(spans, written)
+    closed = {(one.epoch, n) for one in found for n in range(one.first, one.last + 1)} - plain
+    assert closed <= {(written.epoch, n) for n in range(written.first, written.last + 1)}
+    for one, other in itertools.pairwise(found):
+        gap = Span(one.epoch, one.last + 1, other.first - 1)
+        assert one.epoch != other.epoch or not written.holds(gap)
 
 
 @patient
@@ -160,6 +251,16 @@ def test_visible_parts_are_those_that_no_other_hides(names: set[PartName]) -> No
 
 
 @patient
+@given(st.sets(names_of_an_hour, max_size=25))
+def test_visible_parts_hold_every_segment_that_was_there(names: set[PartName]) -> None:
+    """Of many parts of one hour too, and what is visible covers nothing that is."""
+    expected = [n for n in sorted(names) if not any(hidden(n, by) for by in names)]
+    shown = [part.name for part in layout.visible(Part(name, 1) for name in names)]
+    assert shown == expected
+    assert set().union(*map(held, shown)) == set().union(*map(held, names))
+
+
+@patient
 @given(small_names, small_names)
 def test_covering_is_the_rule_for_two(one: PartName, other: PartName) -> None:
     """`covers` and `visible` follow one rule."""
@@ -167,11 +268,41 @@ def test_covering_is_the_rule_for_two(one: PartName, other: PartName) -> None:
 
 
 @patient
+@given(names_of_an_hour, names_of_an_hour, names_of_an_hour)
+def test_covering_is_a_strict_partial_order(a: PartName, b: PartName, c: PartName) -> None:
+    """Nothing covers itself, no two cover each other, and a cover's cover covers."""
+    assert not a.covers(a)
+    assert not (a.covers(b) and b.covers(a))
+    assert a.covers(c) or not (a.covers(b) and b.covers(c))
+
+
+@patient
+@given(names_of_an_hour, names_of_an_hour)
+def test_parts_overlap_if_they_share_a_segment(one: PartName, other: PartName) -> None:
+    """In any of their spans."""
+    assert layout.overlap(one.spans, other.spans) == bool(held(one) & held(other))
+
+
+def test_many_parts_take_a_moment() -> None:
+    """A lake of many hours, and one hour of as many parts below one that covers most of them."""
+    epoch = "e" * 10
+    hours = [PartName("s", h, "0" * 12, (Span(epoch, h, h),), 0, True) for h in range(50_000)]
+    hour = [PartName("t", 9, "0" * 12, (Span(epoch, n, n),), 0, False) for n in range(50_000)]
+    cover = PartName("t", 9, "0" * 12, (Span(epoch, 0, 49_990),), 1, True)
+    parts = [Part(name, 1) for name in (*hours, *hour, cover)]
+    started = time.process_time()
+    shown = layout.visible(parts)
+    assert time.process_time() - started < 10  # some 2 s
+    assert len(shown) == 50_000 + 1 + 9
+
+
+@patient
 @given(st.data())
 def test_every_segment_counts_once_at_every_moment_of_a_compaction(data: st.DataObject) -> None:
     """A crash between the writing of a bigger part and any of its deletions changes no answer."""
     count = data.draw(st.integers(1, 10))
-    on_storage = {PartName("s", HOUR_2000, "0" * 12, n, n, 0) for n in range(count)}
+    every = [Span("a" * 10 if n % 3 else "b" * 10, n, n) for n in range(count)]
+    on_storage = {PartName("s", HOUR_2000, "0" * 12, (one,), 0, False) for one in every}
     for _ in range(data.draw(st.integers(1, 4))):
         now = [part.name for part in layout.visible(Part(n, 1) for n in on_storage)]
         start, stop = sorted(data.draw(st.tuples(*[st.integers(0, len(now))] * 2)))
@@ -179,12 +310,13 @@ def test_every_segment_counts_once_at_every_moment_of_a_compaction(data: st.Data
         if len(merged) < 2:
             continue
         level = max(n.level for n in merged) + 1
-        on_storage.add(PartName("s", HOUR_2000, "0" * 12, merged[0].first, merged[-1].last, level))
-        deleted = data.draw(st.sets(st.sampled_from(merged)))
-        on_storage -= deleted
+        spans = layout.joined(span for name in merged for span in name.spans)
+        on_storage.add(PartName("s", HOUR_2000, "0" * 12, spans, level, data.draw(st.booleans())))
+        on_storage -= data.draw(st.sets(st.sampled_from(merged)))
         shown = [part.name for part in layout.visible(Part(n, 1) for n in on_storage)]
-        held = [number for n in shown for number in range(n.first, n.last + 1)]
-        assert sorted(held) == list(range(count))
+        assert sorted(one for name in shown for one in held(name)) == sorted(
+            (span.epoch, span.first) for span in every
+        )
 
 
 # -- names ------------------------------------------------------------------------------------
@@ -227,7 +359,8 @@ def many_hours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     """Two streams with a part in many hours, and files that are no parts among them."""
     root: Path = tmp_path_factory.mktemp("hours")
     for stream, hour in itertools.product(("s", "s2"), LISTED_HOURS):
-        path = root / PartName(stream, hour, "0" * 12, 1, 1, 0).key
+        spans = (Span("a" * 10, 1, 1),)
+        path = root / PartName(stream, hour, "0" * 12, spans, 0, is_settled=hour % 2 == 0).key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
         path.with_name("notes.txt").write_bytes(b"x")
@@ -267,3 +400,59 @@ def test_streams_are_the_folders_with_a_streams_name(many_hours: Storage) -> Non
     (Path(many_hours.url) / "not a stream").mkdir(exist_ok=True)
     (Path(many_hours.url) / ".tmp").mkdir(exist_ok=True)
     assert catalog.streams(many_hours) == ["s", "s2"]
+
+
+class Moving:
+    """Storage on which everything becomes settled as soon as one listing is done."""
+
+    def __init__(self, inner: Storage) -> None:
+        self._inner = inner
+        self.listed = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def objects(self, prefix: str) -> Iterator[StoredObject]:
+        """List, then move."""
+        yield from list(self._inner.objects(prefix))
+        self._move()
+
+    def folders(self, prefix: str) -> list[str]:
+        """List, then move."""
+        found = self._inner.folders(prefix)
+        self._move()
+        return found
+
+    def _move(self) -> None:
+        self.listed += 1
+        for item in list(self._inner.objects("_rayotel/recent/")):
+            self._inner.put(item.key.removeprefix("_rayotel/recent/"), memoryview(b"x"))
+            self._inner.delete(item.key)
+
+
+@pytest.mark.parametrize("range_", [None, TimeRange(0, 10 * NANOSECONDS_PER_HOUR)], ids=str)
+def test_a_part_that_moves_while_it_is_listed_is_seen(
+    tmp_path: Path, range_: TimeRange | None
+) -> None:
+    """It is put where it settles first, and the recent place is listed first."""
+    storage = open_storage(str(tmp_path / "lake"))
+    spans = (Span("a" * 10, 1, 1),)
+    for hour in (3, 4):
+        name = PartName("s", hour, "0" * 12, spans, 0, is_settled=False)
+        storage.put(name.key, memoryview(b"x"))
+    moving = Moving(storage)
+    found = catalog.parts(moving, "s", range_)  # type: ignore[arg-type]
+    assert [part.name.hour for part in found] == [3, 4]
+    assert moving.listed > 1
+    assert [part.name.is_settled for part in catalog.parts(storage, "s")] == [True, True]
+
+
+def test_a_stream_that_moves_while_streams_are_listed_is_seen(tmp_path: Path) -> None:
+    """A stream may have recent parts only, or settled ones only."""
+    storage = open_storage(str(tmp_path / "lake"))
+    name = PartName("s", 3, "0" * 12, (Span("a" * 10, 1, 1),), 0, is_settled=False)
+    storage.put(name.key, memoryview(b"x"))
+    assert catalog.streams(storage) == ["s"]
+    assert catalog.streams(Moving(storage)) == ["s"]  # type: ignore[arg-type]
+    assert catalog.streams(storage) == ["s"]
+    assert not list(storage.objects("_rayotel/recent/"))

@@ -17,13 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from rayotel.errors import LakeError, QueryError, StorageMissing
-from rayotel.lake.layout import PartName
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.model import TimeRange
 from rayotel.query.session import Limits, Session
 from support.harness import LIMITS, ask, wait_until
-from support.lakes import T0, gauge, write
+from support.lakes import T0, gauge, part_name, write
 
 SECOND, MINUTE, HOUR = 10**9, 60 * 10**9, 3600 * 10**9
 _numbers = itertools.count()
@@ -96,7 +95,7 @@ def test_parts_of_hours_outside_the_range_are_not_opened(lake: Storage) -> None:
     write(lake, gauge(1))
     write(lake, gauge(2), stream="healthy")
     for hour in (T0 // HOUR - 1, T0 // HOUR + 1):
-        garbage = PartName("raymetrics", hour, "0" * 12, 1, 1, 0)
+        garbage = part_name(1, stream="raymetrics", hour=hour, receiver="0" * 12)
         lake.put(garbage.key, memoryview(b"garbage that is no Parquet"))
     assert values(lake, TimeRange(T0, T0 + HOUR)) == [1]
     assert ask(lake, "SELECT count(*) AS n FROM healthy") == [{"n": 1}]

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from rayotel import replay
 from rayotel.ingest.decode.decoder import Decoder
-from rayotel.lake.layout import PartName
 from rayotel.lake.signal import SIGNALS, Signal
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
@@ -28,7 +27,7 @@ from rayotel.query.ray import questions
 from rayotel.query.session import Limits, Session
 from rayotel.replay import RecordedRequest
 from support.harness import EVENTS_RECORDING, RECORDING, RECORDINGS
-from support.lakes import RECEIVER, put
+from support.lakes import RECEIVER, part_name, put
 
 ANSWERS = RECORDINGS / "answers"
 RENAMED: dict[str, dict[str, str]] = tomllib.loads((ANSWERS / "renamed.toml").read_text("utf-8"))
@@ -55,7 +54,7 @@ def commit_recordings(
         for first in range(0, len(requests), size):
             number += 1
             records = [_record(signal, one) for one in requests[first : first + size]]
-            span = PartName(signal.default_stream, 0, RECEIVER, number, number, 0)
+            span = part_name(number, stream=signal.default_stream, receiver=RECEIVER)
             put(storage, signal, [decoder.decode(record) for record in records], span, known)
 
 

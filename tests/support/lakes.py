@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from rayotel.ingest.decode.decoder import Decoder
 from rayotel.lake import parts
-from rayotel.lake.layout import PartName
+from rayotel.lake.layout import PartName, Span
 from rayotel.lake.parts import HourRows
 from rayotel.lake.rows import by_signal
 from rayotel.lake.rows.stream_memory import StreamMemory
@@ -25,6 +25,7 @@ START = HOUR * NANOSECONDS_PER_HOUR
 T0 = 1_795_186_800 * 10**9  # 2026-11-20 15:00 UTC
 AFTER = T0 + 10 * NANOSECONDS_PER_HOUR
 RECEIVED = 1_796_000_000 * 10**9
+EPOCH = "e0e0e0e0e0"
 DECODER = Decoder(max_inflated_body_bytes=1 << 26, max_series_cached_bytes=1 << 22)
 
 
@@ -33,12 +34,28 @@ def tables_by_hour(
 ) -> dict[int, pa.Table]:
     """The rows of batches of one stream, by hour, as a commit makes them."""
     made = by_signal.tables(signal, batches, memory, lambda _: False)
-    return {hour.hour: pa.concat_tables(hour.pieces) for hour in made.hours}
+    return {hour.hour: pa.concat_tables(list(hour.pieces)) for hour in made.hours}
 
 
 def part(table: pa.Table, stream: str = "s", signal: Signal = METRICS) -> memoryview:
     """The bytes of a part with the rows of a table."""
     return parts.to_parquet(HourRows.of(0, table), stream, signal, "")
+
+
+def part_name(
+    first: int,
+    last: int | None = None,
+    level: int = 0,
+    *,
+    stream: str = "s",
+    hour: int = HOUR,
+    receiver: str = RECEIVER,
+    epoch: str = EPOCH,
+    is_settled: bool = False,
+) -> PartName:
+    """The name of a part of one span."""
+    spans = (Span(epoch, first, first if last is None else last),)
+    return PartName(stream, hour, receiver, spans, level, is_settled)
 
 
 def put(
@@ -58,7 +75,7 @@ def put(
     keys = []
     for hour in made.hours:
         name = replace(span, hour=hour.hour)
-        storage.put(name.key, parts.to_parquet(hour, span.stream, signal, ""))
+        storage.put_new(name.key, parts.to_parquet(hour, span.stream, signal, ""))
         keys.append(name.key)
     return keys
 
@@ -70,12 +87,13 @@ def commit(
     receiver: str = RECEIVER,
     stream: str = "s",
     received: int = RECEIVED,
+    epoch: str = EPOCH,
 ) -> list[str]:
     """Commit bodies as one segment; the keys of its parts."""
     arrival = Arrival("metrics", stream, PROTOBUF, "identity", received + number, "", "")
     batches = [DECODER.decode(Record(arrival, body)) for body in bodies]
-    span = PartName(stream, 0, receiver, number, number, 0)
-    return put(storage, METRICS, batches, span)
+    name = part_name(number, stream=stream, receiver=receiver, epoch=epoch)
+    return put(storage, METRICS, batches, name)
 
 
 def commit_events(
@@ -89,7 +107,7 @@ def commit_events(
     """Commit bodies of events as one segment that knows no other; the keys of its parts."""
     arrival = Arrival("events", stream, JSON, "identity", received + number, "", "", columns)
     batches = [DECODER.decode(Record(arrival, body)) for body in bodies]
-    return put(storage, EVENTS, batches, PartName(stream, 0, RECEIVER, number, number, 0))
+    return put(storage, EVENTS, batches, part_name(number, stream=stream))
 
 
 def names(storage: Storage) -> list[str]:
@@ -104,8 +122,8 @@ def write(
     """Store requests as parts, as a server would; their keys."""
     arrival = Arrival("metrics", stream, PROTOBUF, "identity", AFTER, "127.0.0.1", "test")
     batches = [DECODER.decode(Record(arrival, body)) for body in requests]
-    span = PartName(stream, 0, "0" * 12, first, last or first, level)
-    return put(storage, METRICS, batches, span)
+    name = part_name(first, last, level, stream=stream, receiver="0" * 12)
+    return put(storage, METRICS, batches, name)
 
 
 def gauge(*values: float, at: int = T0, name: str = "m", **labels: str) -> bytes:

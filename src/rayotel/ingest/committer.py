@@ -22,7 +22,7 @@ from rayotel.ingest.wal.recent_events import StoredEvents
 from rayotel.ingest.wal.segments import Damage
 from rayotel.ingest.wal.stream_signals import StreamSignals
 from rayotel.lake import parts
-from rayotel.lake.layout import PartName
+from rayotel.lake.layout import PartName, Span
 from rayotel.lake.parts import HourRows
 from rayotel.lake.rows import by_signal as rows
 from rayotel.lake.rows.stream_memory import StreamMemories
@@ -256,9 +256,10 @@ class Committer:
         )
 
     def _put(self, stream: str, hour: HourRows, number: int, signal: Signal) -> None:
-        name = PartName(stream, hour.hour, self._journal.receiver, number, number, 0)
+        spans = (Span(self._journal.epoch, number, number),)
+        name = PartName(stream, hour.hour, self._journal.receiver, spans, 0, is_settled=False)
         content = parts.to_parquet(hour, stream, signal, "")
-        self._storage.put(name.key, content)
+        self._storage.put_new(name.key, content)
         self._telemetry.parts_written.inc()
         self._telemetry.part_bytes.inc(len(content))
 

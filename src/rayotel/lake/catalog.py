@@ -1,4 +1,8 @@
-"""The streams on storage, and the visible parts of a stream, from listings alone."""
+"""The streams on storage, and the visible parts of a stream, from listings alone.
+
+A part is written to its settled place before its recent copies go. So the recent place is listed
+first: whatever moves meanwhile is seen in one place or in both, where its name tells which counts.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,9 @@ MAX_DAYS_LISTED_SINGLY = 31
 
 
 def streams(storage: Storage) -> list[str]:
-    """Names of all streams that have or had parts, sorted."""
-    return sorted(name for name in storage.folders("") if is_stream_name(name))
+    """Names of all streams that have parts, sorted; a directory may know some that had parts."""
+    names = {name for place in (layout.RECENT, "") for name in storage.folders(place)}
+    return sorted(name for name in names if is_stream_name(name))
 
 
 def parts(storage: Storage, stream: str, range_: TimeRange | None = None) -> list[Part]:
@@ -26,25 +31,27 @@ def all_parts(storage: Storage, stream: str, range_: TimeRange | None = None) ->
     """The same with the parts that others cover, in no promised order."""
     wanted = range_ or TimeRange()
     by_key: dict[str, Part] = {}
-    prefixes = _prefixes(stream, wanted)
-    in_turn = map if storage.access() is None or len(prefixes) == 1 else side_by_side
-    for items in in_turn(lambda prefix: list(storage.objects(prefix)), prefixes):
-        for item in items:
-            name = layout.parse_key(item.key)
-            if name is not None and name.stream == stream and wanted.touches_hour(name.hour):
-                by_key[item.key] = Part(name, item.size_bytes, item.written_unix)
+    for is_settled in (False, True):
+        prefixes = _prefixes(stream, wanted, is_settled=is_settled)
+        in_turn = map if storage.access() is None or len(prefixes) == 1 else side_by_side
+        for items in in_turn(lambda prefix: list(storage.objects(prefix)), prefixes):
+            for item in items:
+                name = layout.parse_key(item.key)
+                if name is not None and name.stream == stream and wanted.touches_hour(name.hour):
+                    by_key[item.key] = Part(name, item.size_bytes, item.written_unix)
     return list(by_key.values())
 
 
-def _prefixes(stream: str, range_: TimeRange) -> list[str]:
-    """The listings that together show every part of the range, and little else."""
+def _prefixes(stream: str, range_: TimeRange, *, is_settled: bool) -> list[str]:
+    """The listings that together show every part of the range in one place, and little else."""
     if range_.start is None or range_.end is None:
-        return [layout.stream_prefix(stream)]
+        return [layout.stream_prefix(stream, is_settled=is_settled)]
     first = range_.start // NANOSECONDS_PER_HOUR
     last = max(first, (range_.end - 1) // NANOSECONDS_PER_HOUR)
     hours = range(first, last + 1)
     if len(hours) <= MAX_HOURS_LISTED_SINGLY:
-        return [layout.hour_prefix(stream, hour) for hour in hours]
+        return [layout.hour_prefix(stream, hour, is_settled=is_settled) for hour in hours]
     if len(hours) <= MAX_DAYS_LISTED_SINGLY * 24:
-        return sorted({layout.date_prefix(stream, hour) for hour in (*hours[::24], last)})
-    return [layout.stream_prefix(stream)]
+        days = (*hours[::24], last)
+        return sorted({layout.date_prefix(stream, hour, is_settled=is_settled) for hour in days})
+    return [layout.stream_prefix(stream, is_settled=is_settled)]

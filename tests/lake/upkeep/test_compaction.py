@@ -28,7 +28,7 @@ from rayotel.replay import Recording
 from support.command import rayotel
 from support.examples import examples
 from support.harness import PROTOBUF, Server, ask, gauge_request, wait_until
-from support.lakes import HOUR, OTHER, RECEIVER, START, commit, names
+from support.lakes import HOUR, OTHER, RECEIVER, START, commit, names, part_name
 
 NOW = Schedule(after_seconds=0, grace_seconds=0.001)
 LINGER = Schedule(after_seconds=0, grace_seconds=3600)
@@ -163,7 +163,7 @@ def _one_stretch_per_series(ids: list[int]) -> bool:
 
 
 part_names = st.builds(
-    lambda first, length, level: PartName("s", HOUR, RECEIVER, first, first + length, level),
+    lambda first, length, level: part_name(first, first + length, level),
     st.integers(1, 6),
     st.integers(0, 3),
     st.integers(0, 2),
@@ -189,8 +189,8 @@ def test_a_running_hour_merges_neighbours_and_hides_nothing_else(
 ) -> None:
     """A merge hides its inputs and no other part, and few small parts are left of any level."""
     parts = {
-        PartName("s", HOUR, RECEIVER, number, number, level): Part(
-            PartName("s", HOUR, RECEIVER, number, number, level),
+        part_name(number, number, level): Part(
+            part_name(number, number, level),
             plan.MAX_YOUNG_BYTES + is_large,
             0.0,
         )
@@ -226,7 +226,7 @@ def test_a_running_hour_has_few_parts(tmp_path: Path) -> None:
 
 def test_an_hour_that_still_gets_points_is_not_merged_whole() -> None:
     """Late data that trickle in must not have their hour rewritten with every pass."""
-    parts = [Part(PartName("s", HOUR, RECEIVER, n, n, 0), 1, 1e9 + n) for n in range(3)]
+    parts = [Part(part_name(n, n, 0), 1, 1e9 + n) for n in range(3)]
     ended = (HOUR + 1) * 3600.0
     assert not plan.jobs([*parts, Part(parts[0].name, 1, ended)], RECEIVER, ended + 9, 10)
     assert plan.jobs(parts, RECEIVER, ended + 11, 10)
@@ -314,7 +314,7 @@ def test_a_damaged_part_stops_no_other_hour(tmp_path: Path) -> None:
     """A part that is none is told by name and left where it is; nothing is lost."""
     storage = open_storage(str(tmp_path / "lake"))
     commit(storage, 1, gauge_request(1, time_unix_nano=START))
-    broken = PartName("s", HOUR, RECEIVER, 2, 2, 0)
+    broken = part_name(2, 2, 0)
     storage.put(broken.key, memoryview(b"not parquet"))
     for number in (3, 4):
         commit(storage, number, gauge_request(1, time_unix_nano=START), stream="z")

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from rayotel.config import values
 from rayotel.errors import UsageError
-from rayotel.lake.layout import Part, PartName
+from rayotel.lake.layout import Part
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.upkeep.retention import expired as expired_parts
 from rayotel.model import Policies, Policy
 from support.command import rayotel
 from support.harness import PROTOBUF, Server, ask, gauge_request, rayotel_process, wait_until
-from support.lakes import OTHER, RECEIVER, commit, names
+from support.lakes import OTHER, commit, names, part_name
 
 NOW_HOUR = 500_000
 NOW_UNIX = NOW_HOUR * 3600 + 1800.0
@@ -35,7 +35,7 @@ hours = st.lists(st.integers(NOW_HOUR - 200, NOW_HOUR), max_size=12)
 
 def parts(of: list[int], size: int = 10) -> list[Part]:
     """A part per hour given; repeated hours get parts of their own."""
-    return [Part(PartName("s", hour, RECEIVER, n + 1, n + 1, 0), size) for n, hour in enumerate(of)]
+    return [Part(part_name(n + 1, n + 1, 0, hour=hour), size) for n, hour in enumerate(of)]
 
 
 @given(hours, st.integers(1, 8))
@@ -61,7 +61,7 @@ def test_by_size_the_oldest_hours_go(found: list[int], keep: int) -> None:
 def test_covered_parts_do_not_count_twice() -> None:
     """The size of an hour is that of its visible parts; the hidden ones go with it."""
     small = parts([NOW_HOUR, NOW_HOUR], 10**6)
-    merged = Part(PartName("s", NOW_HOUR, RECEIVER, 1, 2, 1), 10**6)
+    merged = Part(part_name(1, 2, 1, hour=NOW_HOUR), 10**6)
     assert not expired_parts(policy("1MB"), [*small, merged], NOW_UNIX)
     assert len(expired_parts(policy("0.5MB"), [*small, merged], NOW_UNIX)) == 3
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rayotel.lake.layout import PartName
 from rayotel.lake.storage.interface import Storage
 from support.command import rayotel
 from support.harness import ask, gauge_request
-from support.lakes import HOUR, RECEIVER, START, commit, names
+from support.lakes import HOUR, START, commit, names, part_name
 
 MakeStorage = Callable[[], tuple[Storage, dict[str, str]]]
 COMMAND = ("verify", "--data-dir", "nowhere")
@@ -71,8 +70,8 @@ def test_a_part_under_a_wrong_name_is_found(make_storage: MakeStorage) -> None:
     """A part of another hour or stream would be missed or mistaken by questions."""
     storage, env = make_storage()
     content = memoryview(two_parts_content(storage))
-    storage.put(PartName("s", HOUR + 1, RECEIVER, 9, 9, 0).key, content)
-    storage.put(PartName("t", HOUR, RECEIVER, 9, 9, 0).key, content)
+    storage.put(part_name(9, 9, 0, hour=HOUR + 1).key, content)
+    storage.put(part_name(9, 9, 0, stream="t").key, content)
     run = rayotel(*COMMAND, env=env)
     assert run.returncode == 1
     assert "has points of another hour" in run.stdout
@@ -88,7 +87,7 @@ def test_overlapping_names_are_found(make_storage: MakeStorage) -> None:
     """Two parts that share segments without one covering the other count points twice."""
     storage, env = make_storage()
     content = memoryview(two_parts_content(storage))
-    storage.put(PartName("s", HOUR, RECEIVER, 2, 4, 0).key, content)
+    storage.put(part_name(2, 4, 0).key, content)
     run = rayotel(*COMMAND, env=env)
     assert run.returncode == 1
     assert "neither covers the other" in run.stdout
@@ -110,7 +109,7 @@ def test_a_covered_part_may_be_damaged(make_storage: MakeStorage, tmp_path: Path
     storage, env = make_storage()
     key = two_parts(storage)
     content = storage.read(key)
-    storage.put(PartName("s", HOUR, RECEIVER, 1, 2, 1).key, memoryview(content))
+    storage.put(part_name(1, 2, 1).key, memoryview(content))
     storage.put(key, memoryview(b"nonsense"))
     run = rayotel(*COMMAND, env=env)
     assert run.returncode == 0

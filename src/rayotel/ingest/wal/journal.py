@@ -113,6 +113,7 @@ class Journal:
         self._fill = FillLevel(limit_bytes)
         self._failing = Failing()
         self.receiver = ""
+        self.epoch = "0" * 10
         self.on_sealed: Callable[[], None] = lambda: None
 
     @property

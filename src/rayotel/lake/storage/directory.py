@@ -1,13 +1,18 @@
 """A lake in a local directory.
 
 An object becomes visible only when it is whole and durable: written to `.tmp/` inside the lake,
-fsynced, renamed to its place, and the directories on the way fsynced.
+fsynced, renamed or linked to its place, and the directories on the way fsynced. A link never takes
+a name that is taken. Where the file system knows no links, a lock in `.tmp/` lets one process at a
+time look and rename, so that holds for processes of one machine there.
+
+A directory that a removed object leaves empty goes too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import uuid
@@ -20,6 +25,10 @@ from rayotel.errors import StorageDenied, StorageError, StorageMissing, StorageU
 from rayotel.lake.storage.interface import StoredObject
 
 TEMPORARY = ".tmp"
+_GUARD = "names.lock"
+# an empty directory may go while an object is on its way into it
+MAX_TRIES_TO_PLACE = 20
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 _BY_ERRNO: dict[int, type[StorageError]] = {
     errno.ENOENT: StorageMissing,
@@ -55,30 +64,40 @@ class DirectoryStorage:
 
     def put(self, key: str, content: memoryview) -> None:
         """Write, fsync, rename, fsync the directories."""
-        self._put(key, lambda file: file.write(content))
+        self._put(key, lambda file: file.write(content), _rename)
 
     def put_file(self, key: str, path: Path) -> None:
         """The same, from a file."""
         with path.open("rb") as source:
-            self._put(key, lambda file: shutil.copyfileobj(source, file))
+            self._put(key, lambda file: shutil.copyfileobj(source, file), _rename)
 
-    def _put(self, key: str, write: Callable[[IO[bytes]], object]) -> None:
+    def put_new(self, key: str, content: memoryview) -> bool:
+        """Write, fsync, link, fsync the directories."""
+        return self._put(key, lambda file: file.write(content), _link)
+
+    def put_new_file(self, key: str, path: Path) -> bool:
+        """The same, from a file."""
+        with path.open("rb") as source:
+            return self._put(key, lambda file: shutil.copyfileobj(source, file), _link)
+
+    def _put(
+        self,
+        key: str,
+        write: Callable[[IO[bytes]], object],
+        place: Callable[[Path, Path], bool],
+    ) -> bool:
         target = self._root / key
         temporary = self._root / TEMPORARY / uuid.uuid4().hex
         with _translated(f"write '{key}' in '{self._root}'"):
-            made = _make_directories(target.parent)
-            temporary.parent.mkdir(exist_ok=True)
+            made = _make_directories(temporary.parent)
             try:
                 with temporary.open("xb") as file:
                     write(file)
                     file.flush()
                     os.fsync(file.fileno())
-                temporary.replace(target)
-            except BaseException:
+                return _placed(temporary, target, place, made)
+            finally:
                 temporary.unlink(missing_ok=True)
-                raise
-            for directory in (target.parent, *made):
-                sync_directory(directory)
 
     def fetch(self, key: str, path: Path) -> None:
         """Copy the file."""
@@ -130,6 +149,8 @@ class DirectoryStorage:
         """Files that were not renamed to their place, perhaps because they are being written."""
         with contextlib.suppress(StorageMissing), _translated(f"list '{self._root}'"):
             for path in (self._root / TEMPORARY).iterdir():
+                if path.name == _GUARD:
+                    continue
                 with contextlib.suppress(FileNotFoundError):
                     status = path.stat()
                     key = f"{TEMPORARY}/{path.name}"
@@ -148,12 +169,68 @@ class DirectoryStorage:
             )
 
     def delete(self, key: str) -> None:
-        """Unlink the file; directories stay."""
+        """Unlink the file, and remove the directories that it leaves empty."""
+        path = self._root / key
         with _translated(f"delete '{key}' in '{self._root}'"):
-            (self._root / key).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+        for directory in path.parents:
+            if directory == self._root or directory.name == TEMPORARY:
+                return
+            try:
+                directory.rmdir()
+            except OSError:  # most often: it is not empty
+                return
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _placed(
+    temporary: Path, target: Path, place: Callable[[Path, Path], bool], made: list[Path]
+) -> bool:
+    """Give a file its name, durably; `made` have new directories. Whether it got the name."""
+    for tries_left in reversed(range(MAX_TRIES_TO_PLACE)):
+        try:
+            made += _make_directories(target.parent)
+            is_placed = place(temporary, target)
+            # who finds the name taken relies on it as well
+            for directory in dict.fromkeys((target.parent, *made)):
+                sync_directory(directory)
+        except FileNotFoundError:
+            if not tries_left:
+                raise
+        else:
+            return is_placed
+    raise AssertionError("unreachable")
+
+
+def _rename(temporary: Path, target: Path) -> bool:
+    temporary.replace(target)
+    return True
+
+
+def _link(temporary: Path, target: Path) -> bool:
+    try:
+        target.hardlink_to(temporary)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _rename_alone(temporary, target)
+    return True
+
+
+def _rename_alone(temporary: Path, target: Path) -> bool:
+    guard = os.open(temporary.with_name(_GUARD), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if target.exists():
+            return False
+        temporary.replace(target)
+        return True
+    finally:
+        os.close(guard)
 
 
 def _make_directories(path: Path) -> list[Path]:

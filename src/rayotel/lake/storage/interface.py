@@ -59,6 +59,16 @@ class Storage(Protocol):
     def put_file(self, key: str, path: Path) -> None:
         """Like `put`, from a file: for objects larger than memory should hold."""
 
+    def put_new(self, key: str, content: memoryview) -> bool:
+        """Write an object whole and durably unless the key is taken. False: it was taken.
+
+        Also false where an earlier try of this very call has landed, for nobody can tell. What is
+        there in either case is whole and durable. Raises if neither may be so.
+        """
+
+    def put_new_file(self, key: str, path: Path) -> bool:
+        """Like `put_new`, from a file."""
+
     def fetch(self, key: str, path: Path) -> None:
         """Copy an object into a file. Raises StorageMissing where there is none."""
 

@@ -7,10 +7,11 @@ No other module handles boto3's errors. `_translated` turns each of them into a 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import boto3
 import botocore.session
@@ -40,6 +41,10 @@ CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 30
 MAX_ATTEMPTS = 3
 FETCH_STEP_BYTES = 1024 * 1024
+# an object that is there already: whoever may write it once more ignores `If-None-Match`
+PROBE_KEY = "_rayotel/probe"
+_TAKEN = {"PreconditionFailed", "412"}
+_UNKNOWN_CONDITION = {"NotImplemented", "501", "InvalidArgument", "InvalidRequest", "400"}
 _MISSING = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
 _DENIED = {
     "AccessDenied", "403", "401", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch",
@@ -58,7 +63,7 @@ def _translated(what: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", "unknown"))
+        code = _code_of(error)
         kind = _class_of(code)
         words = f"cannot {what}: the S3 server answered {code}"
         raise kind(words, hint=_HINTS[kind]) from error
@@ -71,6 +76,10 @@ def _translated(what: str) -> Iterator[None]:
         # its text can hold the endpoint and never a secret
         words = f"cannot {what}: {type(error).__name__}: {error}"
         raise StorageUnavailable(words, hint=_HINTS[StorageUnavailable]) from error
+
+
+def _code_of(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", "unknown"))
 
 
 def _class_of(code: str) -> type[StorageError]:
@@ -118,6 +127,8 @@ class S3Storage:
             self._region = region or self._session.region_name or "us-east-1"
             self._session.get_credentials()
             self._client = self._new_client()
+        self._knows_conditions: bool | None = None  # until it was tried
+        self._conditions_lock = threading.Lock()
 
     def _new_client(self) -> S3Client:
         try:
@@ -174,6 +185,61 @@ class S3Storage:
         """One PUT of a file's content, read as it is sent."""
         with _translated(f"write '{key}' to '{self.url}'"), path.open("rb") as source:
             self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=source)
+
+    def put_new(self, key: str, content: memoryview) -> bool:
+        """One PUT with `If-None-Match: *`.
+
+        A server that does not know this header is asked for the object before the PUT. Between the
+        two another writer could write it, so there names alone must keep writers apart.
+        """
+        return self._put_new(key, bytes(content))
+
+    def put_new_file(self, key: str, path: Path) -> bool:
+        """The same, with a file's content, read as it is sent."""
+        with path.open("rb") as source:
+            return self._put_new(key, source)
+
+    def _put_new(self, key: str, body: bytes | IO[bytes]) -> bool:
+        with self._conditions_lock:
+            if self._knows_conditions is None:
+                self._put_if_new(PROBE_KEY, b"")
+                # 412 the second time, or the header means nothing there
+                self._knows_conditions = self._put_if_new(PROBE_KEY, b"") is False
+        if self._knows_conditions:
+            is_put = self._put_if_new(key, body)
+            if is_put is not None:
+                return is_put
+            if not isinstance(body, bytes):
+                body.seek(0)
+        if self._is_there(key):
+            return False
+        with _translated(f"write '{key}' to '{self.url}'"):
+            self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body)
+        return True
+
+    def _put_if_new(self, key: str, body: bytes | IO[bytes]) -> bool | None:
+        """Whether the object was written; None where the server does not know the condition."""
+        with _translated(f"write '{key}' to '{self.url}'"):
+            try:
+                self._client.put_object(
+                    Bucket=self._bucket, Key=self._prefix + key, Body=body, IfNoneMatch="*"
+                )
+            except ClientError as error:
+                code = _code_of(error)
+                if code in _TAKEN:
+                    return False
+                if code in _UNKNOWN_CONDITION:
+                    return None
+                raise
+        return True
+
+    def _is_there(self, key: str) -> bool:
+        try:
+            with _translated(f"look for '{key}' in '{self.url}'"):
+                self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+        except StorageMissing:
+            return False
+        return True
 
     def fetch(self, key: str, path: Path) -> None:
         """One GET, written as it comes."""

@@ -18,7 +18,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rayotel.lake.layout import Part, PartName, visible
+from rayotel.lake.layout import Part, PartName, joined, visible
 
 SECONDS_PER_HOUR = 3600
 FAN_IN = 16
@@ -57,7 +57,7 @@ def jobs(parts: Iterable[Part], receiver: str, now_unix: float, after_seconds: f
 
 def _young_jobs(group: list[Part]) -> list[Job]:
     """Small neighbours of one level. Others may not be merged: a name covers its whole span."""
-    in_order = sorted(group, key=lambda part: (part.name.first, part.name.last))
+    in_order = sorted(group, key=lambda part: part.name.spans)
     planned = []
     for (_, is_small), run in itertools.groupby(
         in_order, key=lambda part: (part.name.level, part.size_bytes <= MAX_YOUNG_BYTES)
@@ -74,9 +74,9 @@ def _job(members: list[Part]) -> Job:
         names[0].stream,
         names[0].hour,
         names[0].receiver,
-        min(name.first for name in names),
-        max(name.last for name in names),
+        joined(span for name in names for span in name.spans),
         max(name.level for name in names) + 1,
+        is_settled=False,
     )
     return Job(tuple(members), output)
 

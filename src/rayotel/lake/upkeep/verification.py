@@ -116,23 +116,22 @@ def _overlaps(parts: list[Part]) -> Iterator[Finding]:
     for part in parts:
         groups.setdefault((part.name.hour, part.name.receiver), []).append(part)
     for group in groups.values():
-        reach: Part | None = None
-        for part in sorted(group, key=lambda member: (member.name.first, member.name.last)):
-            if reach is not None and part.name.first <= reach.name.last:
-                yield Finding(
-                    part.name.key,
-                    f"overlaps '{reach.name.key}' and neither covers the other:"
-                    " points may be counted twice",
-                    is_damage=True,
-                )
-            if reach is None or part.name.last > reach.name.last:
-                reach = part
+        for number, part in enumerate(group):
+            for other in group[:number]:
+                if layout.overlap(part.name.spans, other.name.spans):
+                    yield Finding(
+                        part.name.key,
+                        f"overlaps '{other.name.key}' and neither covers the other:"
+                        " points may be counted twice",
+                        is_damage=True,
+                    )
 
 
 def _strangers(storage: Storage, stream: str) -> Iterator[Finding]:
-    for item in storage.objects(layout.stream_prefix(stream)):
-        if layout.parse_key(item.key) is None:
-            yield Finding(item.key, "is not an object of rayotel; it is never read", False)
+    for is_settled in (False, True):
+        for item in storage.objects(layout.stream_prefix(stream, is_settled=is_settled)):
+            if layout.parse_key(item.key) is None:
+                yield Finding(item.key, "is not an object of rayotel; it is never read", False)
 
 
 def move_aside(storage: Storage, key: str) -> str:
