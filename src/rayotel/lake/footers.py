@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from rayotel.lake import schema
-from rayotel.lake.parts import OVERFLOW_MARK, SOURCE_MARK, signal_in
+from rayotel.lake.parts import SOURCE_MARK, overflow_rows_in, signal_in
 from rayotel.model import TimeRange
 
 
@@ -66,8 +66,8 @@ def read_footer(end: bytes) -> Footer:
         first, last = _event_times(metadata, columns)
         marks = metadata.metadata or {}
         named = signal_in(marks, columns.names)
-        source = marks.get(SOURCE_MARK, b"").decode("ascii")
-        overflow_rows = int(marks.get(OVERFLOW_MARK, b"0"))
+        source = marks.get(SOURCE_MARK, b"").decode("ascii", "replace")
+        overflow_rows = overflow_rows_in(marks)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(str(error).partition("\n")[0]) from None
     plain = columns.remove_metadata()

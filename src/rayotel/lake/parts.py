@@ -21,6 +21,18 @@ STREAM_MARK, SIGNAL_MARK, SOURCE_MARK = b"rayotel.stream", b"rayotel.signal", b"
 OVERFLOW_MARK = b"rayotel.overflow_rows"
 
 
+@dataclass(slots=True)
+class Marks:
+    """What the footer of a part says beside its columns; it is read when the part is complete.
+
+    `source`: a digest of what the part is made from, empty if unknown. `overflow_rows`: how many
+    rows have a label without a column because the bound on label columns was reached.
+    """
+
+    source: str = ""
+    overflow_rows: int = 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class HourRows:
     """The rows of one hour of a stream, which make one part.
@@ -53,10 +65,8 @@ def to_parquet(hour: HourRows, stream: str, signal: Signal, source: str) -> memo
     """
     sink = pa.BufferOutputStream()
     recipe = signal.fresh.holding(hour.held)
-    with part_writer(
-        sink, hour.schema, stream, signal, recipe,
-        source=source, overflow_rows=hour.overflow_rows,
-    ) as writer:  # fmt: skip
+    marks = Marks(source, hour.overflow_rows)
+    with part_writer(sink, hour.schema, stream, signal, recipe, marks) as writer:
         for piece in hour.pieces:
             writer.write_table(piece, row_group_size=ROW_GROUP_ROWS)
     return memoryview(sink.getvalue())
@@ -69,9 +79,7 @@ def part_writer(
     stream: str,
     signal: Signal,
     recipe: Recipe,
-    *,
-    source: str = "",
-    overflow_rows: int = 0,
+    marks: Marks,
 ) -> Iterator[pq.ParquetWriter]:
     """A writer of a part, to a file or a buffer, with the encodings and marks of all parts."""
     judged = [field.name for field in columns if recipe.has_statistics(field)]
@@ -98,8 +106,8 @@ def part_writer(
                 "rayotel.version": __version__,
                 STREAM_MARK: stream,
                 SIGNAL_MARK: signal.name,
-                SOURCE_MARK: source,
-                OVERFLOW_MARK: str(overflow_rows),
+                SOURCE_MARK: marks.source,
+                OVERFLOW_MARK: str(marks.overflow_rows),
             }
         )
 
@@ -108,3 +116,9 @@ def signal_in(marks: Mapping[bytes, bytes] | None, columns: Iterable[str]) -> Si
     """The signal of a part, by its footer's marks or else by its columns."""
     named = (marks or {}).get(SIGNAL_MARK, b"").decode("ascii", "replace")
     return BY_NAME.get(named) or of_columns(columns)
+
+
+def overflow_rows_in(marks: Mapping[bytes, bytes] | None) -> int:
+    """How many rows the footer's marks say to have labels beyond the bound; 0 if they do not."""
+    text = (marks or {}).get(OVERFLOW_MARK, b"0")
+    return int(text) if text.isdigit() else 0

@@ -214,6 +214,14 @@ def header_column(name: str, fixed_names: Collection[str] = _METRIC_NAMES) -> st
     return plain
 
 
+def in_microseconds(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """A column as `kind`, whose times are microseconds; parts of 0.1.0 have nanoseconds.
+
+    What is less than a microsecond is cut off; no time is before 1970.
+    """
+    return column if column.type == kind else column.cast(kind, safe=False)
+
+
 def is_of_header(column: str) -> bool:
     """Whether a label column is one of a header."""
     return not column.lower().startswith(_ATTRIBUTE_PREFIXES)

@@ -13,15 +13,23 @@ from rayotel.lake.signal import BY_NAME, Signal
 _ROOM = "rayotel.lake.merge"
 
 
-def merge(inputs: Sequence[Path], output: Path, stream: str, spill: Path) -> int:
+def merge(
+    inputs: Sequence[Path],
+    output: Path,
+    stream: str,
+    spill: Path,
+    against: Sequence[Path] = (),
+) -> int:
     """Merge Parquet parts of one stream into one; returns its rows.
 
-    `spill` is an empty directory to work in. Raises ValueError for parts of several signals.
+    `spill` is an empty directory to work in. Rows that repeat a row of the parts `against` are left
+    out like those that repeat each other; the output may have no rows then. Raises ValueError for
+    parts of several signals.
     """
-    names = {_signal(path).name for path in inputs}
+    names = {_signal(path).name for path in (*inputs, *against)}
     if len(names) > 1:
         raise ValueError(f"parts of {' and '.join(sorted(names))} in one stream")
-    rows: int = BY_NAME[names.pop()].piece(_ROOM).merge(inputs, output, stream, spill)
+    rows: int = BY_NAME[names.pop()].piece(_ROOM).merge(inputs, output, stream, spill, against)
     return rows
 
 

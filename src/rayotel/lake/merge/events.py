@@ -3,7 +3,7 @@
 Every part is sorted already. So the merge holds a few batches of each input, and writes rows up to
 the smallest of the batches' last rows. Before that, it looks through the ids of all inputs for ids
 that occur more than once. Of each such id the row that arrived first stays, wherever in the hour
-the others are.
+the others are; none stays if a part beside the output has the id.
 """
 
 from __future__ import annotations
@@ -41,17 +41,32 @@ Keep = npt.NDArray[np.bool_]
 Key = tuple[bool, str, int, str]
 
 
-def merge(inputs: Sequence[Path], output: Path, stream: str, spill: Path) -> int:
-    """Merge Parquet parts into one; returns its rows. `spill` is an empty directory to work in."""
+def merge(
+    inputs: Sequence[Path],
+    output: Path,
+    stream: str,
+    spill: Path,
+    against: Sequence[Path] = (),
+) -> int:
+    """Merge Parquet parts into one; returns its rows. `spill` is an empty directory to work in.
+
+    Events that a part of `against` has are left out.
+    """
     paths = list(inputs)
     while len(paths) > MAX_OPEN_INPUTS:
         target = spill / f"merged-{len(paths):06d}.parquet"
         _merge(paths[:MAX_OPEN_INPUTS], target, stream, EVENTS.fresh)
         paths = [*paths[MAX_OPEN_INPUTS:], target]
-    return _merge(paths, output, stream, EVENTS.merged)
+    return _merge(paths, output, stream, EVENTS.merged, against)
 
 
-def _merge(paths: Sequence[Path], output: Path, stream: str, recipe: Recipe) -> int:
+def _merge(
+    paths: Sequence[Path],
+    output: Path,
+    stream: str,
+    recipe: Recipe,
+    against: Sequence[Path] = (),
+) -> int:
     names: set[str] = set()
     for path in paths:
         names.update(pq.read_schema(path).names)
@@ -60,7 +75,7 @@ def _merge(paths: Sequence[Path], output: Path, stream: str, recipe: Recipe) -> 
     target = pa.schema(list(kinds.items()))
     total = 0
     with part_writer(output, target, stream, EVENTS, recipe) as writer:
-        for group in _groups(_in_order(paths, _kept(paths), target)):
+        for group in _groups(_in_order(paths, _kept(paths, against), target)):
             writer.write_table(group, row_group_size=len(group))
             total += len(group)
             del group
@@ -68,14 +83,17 @@ def _merge(paths: Sequence[Path], output: Path, stream: str, recipe: Recipe) -> 
     return total
 
 
-def _kept(paths: Sequence[Path]) -> list[Keep]:
-    """Which rows of each input stay: of rows with one id, the one that arrived first."""
-    rows = [pq.read_metadata(path).num_rows for path in paths]
+def _kept(paths: Sequence[Path], against: Sequence[Path]) -> list[Keep]:
+    """Which rows of each input stay: of rows with one id, the one that arrived first.
+
+    A part of `against` has its rows as if they had arrived before all others.
+    """
+    rows = [pq.read_metadata(path).num_rows for path in (*paths, *against)]
     keep = [np.ones(count, dtype=np.bool_) for count in rows]
     turns = min(MAX_TURNS, sum(rows) // IDS_AT_ONCE + 1)
     for turn in range(turns):
         inputs, places, tables = [], [], []
-        for number, path in enumerate(paths):
+        for number, path in enumerate((*paths, *against)):
             for place, table in _ids(path, turn, turns):
                 inputs.append(np.full(len(place), number, dtype=np.int32))
                 places.append(place)
@@ -86,11 +104,12 @@ def _kept(paths: Sequence[Path]) -> list[Keep]:
         ids = pa.concat_tables(tables)
         codes = ids.column("event_id").combine_chunks().dictionary_encode().indices.to_numpy()
         arrived = ids.column("p_timestamp").cast(pa.int64()).to_numpy()
+        arrived = np.where(input_ < len(paths), arrived, np.iinfo(np.int64).min)
         order = np.lexsort((place, input_, arrived, codes))
         again = order[1:][codes[order[1:]] == codes[order[:-1]]]
         for number in np.unique(input_[again]).tolist():
             keep[number][place[again[input_[again] == number]]] = False
-    return keep
+    return keep[: len(paths)]
 
 
 def _ids(path: Path, turn: int, turns: int) -> Iterator[tuple[npt.NDArray[np.int64], pa.Table]]:

@@ -10,6 +10,9 @@ This is an external merge sort by series:
 
 Memory holds one run, or one row group, at a time. Points of one series with the same time and the
 same values are one point: the one that arrived first stays.
+
+Parts that stay beside the output are read in runs of their own, as far as they have series of the
+inputs. Their rows come before all others of their time, so what repeats them goes; then they go.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayotel.lake import schema
@@ -55,9 +59,12 @@ Codes = npt.NDArray[np.int32]
 
 @dataclass(slots=True)
 class _Run:
-    """A sorted run on disk. `taken`, `listed`: rows and series already merged."""
+    """A sorted run on disk. `taken`, `listed`: rows and series already merged.
+
+    `is_beside`: its rows stand in a part that stays."""
 
     path: Path
+    is_beside: bool = False
     taken: int = 0
     listed: int = 0
 
@@ -98,14 +105,30 @@ class _Block:
         return self.total_rows >= ROW_GROUP_ROWS or self.total_bytes >= BLOCK_SERIES_BYTES
 
 
-def merge(inputs: Sequence[Path], output: Path, stream: str, spill: Path) -> int:
-    """Merge Parquet parts into one; returns its rows. `spill` is an empty directory to work in."""
+def merge(
+    inputs: Sequence[Path],
+    output: Path,
+    stream: str,
+    spill: Path,
+    against: Sequence[Path] = (),
+) -> int:
+    """Merge Parquet parts into one; returns its rows. `spill` is an empty directory to work in.
+
+    Points that repeat one of a part of `against` are left out.
+    """
     names: set[str] = set()
     held: set[str] = set()
-    runs = []
-    for number, (table, series) in enumerate(_run_tables(inputs, names, held)):
-        runs.append(_write_run(table, series, spill / f"run-{number:06d}.arrow"))
+    runs: list[_Run] = []
+    for table, series in _run_tables(inputs, names, held):
+        runs.append(_write_run(table, series, spill / f"run-{len(runs):06d}.arrow"))
         pa.default_memory_pool().release_unused()
+    if against:
+        wanted = _series_ids(inputs)
+        for table, series in _run_tables(against, set(), set(), wanted):
+            run = _write_run(table, series, spill / f"run-{len(runs):06d}.arrow")
+            run.is_beside = True
+            runs.append(run)
+            pa.default_memory_pool().release_unused()
     spelled = spellings(names)
     columns = [*schema.METRIC_TYPES, *sorted(spelled.values())]
     target = pa.schema([(name, _target_type(name)) for name in columns])
@@ -114,6 +137,8 @@ def merge(inputs: Sequence[Path], output: Path, stream: str, spill: Path) -> int
     with part_writer(output, target, stream, METRICS, METRICS.merged.holding(held)) as writer:
         for block in _blocks(runs):
             table = _ordered(runs, block, spelled, target)
+            if not len(table):
+                continue
             groups = max(1, len(table) // ROW_GROUP_ROWS)
             writer.write_table(table, row_group_size=-(-len(table) // groups))
             total += len(table)
@@ -130,18 +155,33 @@ def _target_type(name: str) -> pa.DataType:
     return TEXT if pa.types.is_string(kind) else kind
 
 
+def _series_ids(inputs: Sequence[Path]) -> pa.Array:
+    """The ids of all series of some parts; equal rows have equal ids."""
+    ids: set[int] = set()
+    for path in inputs:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(READ_ROWS, columns=["series_id"]):
+                ids.update(batch.column("series_id").unique().to_pylist())
+    return pa.array(ids, pa.int64())
+
+
 def _run_tables(
-    inputs: Sequence[Path], names: set[str], held: set[str]
+    inputs: Sequence[Path], names: set[str], held: set[str], wanted: pa.Array | None = None
 ) -> Iterator[tuple[pa.Table, SeriesTable]]:
     """The points of all inputs in tables that fit a run, and their series.
 
-    Adds to `names` all columns there are, and to `held` those that hold anything.
+    `wanted`: ids of series; None for all. Adds to `names` all columns there are, and to `held`
+    those that hold anything.
     """
     waiting: list[pa.Table] = []
     series = SeriesTable()
     rows = size = 0
     for path in inputs:
         for batch in _batches(path, names, held):
+            if wanted is not None:
+                batch = batch.filter(pc.is_in(batch.column("series_id"), wanted))
+                if not len(batch):
+                    continue
             points = _points(batch, series)
             waiting.append(points)
             rows, size = rows + len(points), size + points.nbytes
@@ -291,17 +331,24 @@ def _ordered(
     points = _joined(
         [_stretch(runs[run], rows, block.numbers[run]) for run, rows in block.rows.items()]
     )
+    beside = np.repeat([runs[run].is_beside for run in block.rows], list(block.rows.values()))
     numbers = _integers(points, _SERIES)
     ranks = np.array(block.ranks, dtype=np.int64)[numbers]
     times = _integers(points, "time_unix_nano")
-    order = _order(ranks, times, _integers(points, "p_timestamp"))
+    arrived = np.where(beside, np.iinfo(np.int64).min, _integers(points, "p_timestamp"))
+    order = _order(ranks, times, arrived)
     points = points.take(pa.array(order)).combine_chunks()
-    ranks, times, numbers = ranks[order], times[order], numbers[order]
-    same = np.flatnonzero((ranks[1:] == ranks[:-1]) & (times[1:] == times[:-1])) + 1
-    if len(same):
-        keep = repeats.kept(points, same)
+    ranks, times, numbers, beside = ranks[order], times[order], numbers[order], beside[order]
+    keep = ~beside
+    same = (ranks[1:] == ranks[:-1]) & (times[1:] == times[:-1])
+    if same.any():
+        keep &= repeats.kept(points, same)
+    if not keep.all():
         points, numbers = points.filter(pa.array(keep)).combine_chunks(), numbers[keep]
-    of_series = series_columns(list(block.contents), spelled)
+    # a series that only parts beside have may have columns that the output lacks
+    used, numbers = np.unique(numbers, return_inverse=True)
+    contents = list(block.contents)
+    of_series = series_columns([contents[number] for number in used.tolist()], spelled)
     place = pa.array(numbers)
     arrays = []
     nulls: dict[pa.DataType, pa.Array] = {}

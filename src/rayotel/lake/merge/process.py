@@ -29,9 +29,20 @@ def is_damage(error: Exception) -> bool:
     return not isinstance(error, OSError) or error.errno is None
 
 
-def merge_apart(inputs: Sequence[Path], output: Path, stream: str, spill: Path) -> int:
+def merge_apart(
+    inputs: Sequence[Path],
+    output: Path,
+    stream: str,
+    spill: Path,
+    against: Sequence[Path] = (),
+) -> int:
     """Like `by_signal.merge`. Raises ValueError for damaged parts, OSError for everything else."""
-    job = {"inputs": [str(path) for path in inputs], "output": str(output), "stream": stream}
+    job = {
+        "inputs": [str(path) for path in inputs],
+        "output": str(output),
+        "stream": stream,
+        "against": [str(path) for path in against],
+    }
     done = subprocess.run(
         # -P: the working directory is no place to import from
         [sys.executable, "-P", "-m", "rayotel.lake.merge.process"],
@@ -52,9 +63,9 @@ def main() -> int:
     """Do the job that standard input describes, after everything that is more urgent."""
     os.nice(POLITENESS)
     job = json.load(sys.stdin)
-    inputs = [Path(path) for path in job["inputs"]]
+    inputs, against = ([Path(path) for path in job[kind]] for kind in ("inputs", "against"))
     try:
-        rows = merge(inputs, Path(job["output"]), job["stream"], Path(job["spill"]))
+        rows = merge(inputs, Path(job["output"]), job["stream"], Path(job["spill"]), against)
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(error, file=sys.stderr)
         return _EXIT_DAMAGED if is_damage(error) else _EXIT_FAILED

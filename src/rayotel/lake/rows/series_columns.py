@@ -21,7 +21,7 @@ from rayotel.lake.rows.dictionaries import (
     spread_column,
     text_column,
 )
-from rayotel.lake.rows.label_columns import ChosenLabels, member_text, overflow_text
+from rayotel.lake.label_columns import ChosenLabels, member_text, overflow_text
 from rayotel.lake.rows.series_index import SeriesIndex
 
 Indexes = npt.NDArray[np.int32]

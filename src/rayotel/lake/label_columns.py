@@ -58,6 +58,11 @@ def chosen(counts: Mapping[str, int], always: Collection[str], max_columns: int)
     return ChosenLabels(kept, frozenset(beyond))
 
 
+def always_named(labels: Iterable[str]) -> frozenset[str]:
+    """Labels that have a column whatever the bounds, as `chosen` wants them."""
+    return frozenset(label.lower() for label in labels)
+
+
 def overflow_text(pairs: Iterable[tuple[str, str]]) -> str:
     """Labels without a column as JSON: a text, or a list of the texts in the order sent."""
     grouped: dict[str, list[str]] = {}
