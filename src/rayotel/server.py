@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import ipaddress
 import logging
@@ -15,7 +16,7 @@ import uvicorn
 
 from rayotel import __version__
 from rayotel.config import Settings
-from rayotel.errors import RayotelError, UsageError
+from rayotel.errors import RayotelError, StorageError, UsageError
 from rayotel.http.connection import Connection
 from rayotel.http.front import Front
 from rayotel.ingest.committer import Committer
@@ -26,10 +27,11 @@ from rayotel.ingest.receive.receiver import Receiver
 from rayotel.ingest.wal.journal import Journal
 from rayotel.ingest.wal.recent_events import StoredEvents
 from rayotel.ingest.wal.stream_signals import StreamSignals
-from rayotel.lake import claims
+from rayotel.lake import claims, version
 from rayotel.lake.signal import SIGNALS
 from rayotel.lake.storage.opening import storage_of
-from rayotel.lake.upkeep.compactor import Compactor, CompactorThread, Schedule, Tidied
+from rayotel.lake.upkeep.compactor import Compactor, Schedule, Tidied
+from rayotel.lake.upkeep.thread import CompactorThread
 from rayotel.logs import log_event
 from rayotel.telemetry import Telemetry
 from rayotel.web.app import new_app
@@ -104,6 +106,7 @@ class Service:
             lambda: self.journal.receiver,
             settings.compaction_interval_seconds,
             self._tidied,
+            lambda: self.journal.written,
         )
 
     def _tidied(self, done: Tidied) -> None:
@@ -113,7 +116,12 @@ class Service:
         self.telemetry.parts_expired.inc(done.expired)
 
     def open(self) -> None:
-        """Take the data directory, find what earlier runs left, begin to commit and compact."""
+        """Take the data directory, find what earlier runs left, begin to commit and compact.
+
+        Raises LakeError for a lake of a newer rayotel, and WalError.
+        """
+        with contextlib.suppress(StorageError):  # away: the first pass of compaction looks again
+            version.check(self.storage)
         self.journal.open()
         self.signals.open()
         self.stored.open(self.journal.oldest_number)

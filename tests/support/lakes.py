@@ -111,8 +111,9 @@ def commit_events(
 
 
 def names(storage: Storage) -> list[str]:
-    """The names of all objects, without their directories."""
-    return sorted(item.key.rpartition("/")[2] for item in storage.objects(""))
+    """The names of all objects, without their directories, and without the lake's own."""
+    own = ("_rayotel/layout", "_rayotel/probe")
+    return sorted(i.key.rpartition("/")[2] for i in storage.objects("") if i.key not in own)
 
 
 def write(

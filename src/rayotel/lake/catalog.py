@@ -6,7 +6,7 @@ first: whatever moves meanwhile is seen in one place or in both, where its name 
 
 from __future__ import annotations
 
-from rayotel.lake import layout
+from rayotel.lake import layout, version
 from rayotel.lake.layout import Part
 from rayotel.lake.storage.interface import Storage, side_by_side
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange, is_stream_name
@@ -17,7 +17,11 @@ MAX_DAYS_LISTED_SINGLY = 31
 
 
 def streams(storage: Storage) -> list[str]:
-    """Names of all streams that have parts, sorted; a directory may know some that had parts."""
+    """Names of all streams that have parts, sorted; a directory may know some that had parts.
+
+    Raises StorageError, and LakeError for a lake of a newer rayotel, like all functions here.
+    """
+    version.check(storage)
     names = {name for place in (layout.RECENT, "") for name in storage.folders(place)}
     return sorted(name for name in names if is_stream_name(name))
 
@@ -29,6 +33,7 @@ def parts(storage: Storage, stream: str, range_: TimeRange | None = None) -> lis
 
 def all_parts(storage: Storage, stream: str, range_: TimeRange | None = None) -> list[Part]:
     """The same with the parts that others cover, in no promised order."""
+    version.check(storage)
     wanted = range_ or TimeRange()
     by_key: dict[str, Part] = {}
     for is_settled in (False, True):

@@ -17,18 +17,18 @@ from hypothesis import strategies as st
 
 from rayotel.errors import LakeError, PartRemoved
 from rayotel.lake import catalog, layout
-from rayotel.lake.layout import Part, PartName
+from rayotel.lake.layout import Part, PartName, Span
 from rayotel.lake.merge import metrics as metric_merge
 from rayotel.lake.merge import process
 from rayotel.lake.storage.interface import Storage
 from rayotel.lake.storage.opening import open_storage
 from rayotel.lake.upkeep import plan
-from rayotel.lake.upkeep.compactor import Compactor, Schedule
+from rayotel.lake.upkeep.compactor import Compactor, Pass, Schedule
 from rayotel.replay import Recording
 from support.command import rayotel
 from support.examples import examples
 from support.harness import PROTOBUF, Server, ask, gauge_request, wait_until
-from support.lakes import HOUR, OTHER, RECEIVER, START, commit, names, part_name
+from support.lakes import EPOCH, HOUR, OTHER, RECEIVER, START, commit, names, part_name
 
 NOW = Schedule(after_seconds=0, grace_seconds=0.001)
 LINGER = Schedule(after_seconds=0, grace_seconds=3600)
@@ -48,19 +48,21 @@ def test_an_hour_becomes_one_part_with_the_same_rows(storage: Storage, tmp_path:
     assert compact(storage, tmp_path) == 1
     assert ask(storage, EVERYTHING) == before
     wait_until(lambda: compact(storage, tmp_path) == 0 and len(names(storage)) == 1)
-    assert names(storage) == [f"{RECEIVER}-000000000001-000000000004-1.parquet"]
+    assert names(storage) == [f"{RECEIVER}-1-{EPOCH}.1.4.parquet"]
     assert ask(storage, EVERYTHING) == before
 
 
 def test_late_points_join_their_hour(storage: Storage, tmp_path: Path) -> None:
-    """An hour that gets a part after it was merged is merged again, a level higher."""
+    """An hour that gets a part after it was settled gets a second settled part beside the first."""
     for number in (1, 2):
         commit(storage, number, gauge_request(number, time_unix_nano=START + number))
     compact(storage, tmp_path, LINGER)
     commit(storage, 7, gauge_request(7, time_unix_nano=START + 7))
     assert len(ask(storage, EVERYTHING)) == 3
     compact(storage, tmp_path, LINGER)
-    assert f"{RECEIVER}-000000000001-000000000007-2.parquet" in names(storage)
+    settled = [part.name.key for part in catalog.parts(storage, "s") if part.name.is_settled]
+    ends = [f"/{RECEIVER}-1-{EPOCH}.{span}.parquet" for span in ("1.2", "7.7")]
+    assert [key[key.rindex("/") :] for key in settled] == ends
     assert len(ask(storage, EVERYTHING)) == 3
 
 
@@ -162,48 +164,100 @@ def _one_stretch_per_series(ids: list[int]) -> bool:
     return len(starts) == len(set(ids))
 
 
-part_names = st.builds(
-    lambda first, length, level: part_name(first, first + length, level),
-    st.integers(1, 6),
-    st.integers(0, 3),
+EPOCHS = st.sampled_from(["a" * 10, "b" * 10])
+spans = st.lists(
+    st.builds(
+        lambda e, n, more: Span(e, n, n + more), EPOCHS, st.integers(1, 9), st.integers(0, 2)
+    ),
+    min_size=1,
+    max_size=3,
+)
+hour_names = st.builds(
+    lambda of, level, is_settled: PartName(
+        "s", HOUR, RECEIVER, layout.joined(of), level, is_settled
+    ),
+    spans,
     st.integers(0, 2),
+    st.booleans(),
+)
+written_spans = st.none() | st.builds(
+    lambda e, n, more: Span(e, n, n + more), EPOCHS, st.integers(0, 9), st.integers(0, 9)
 )
 
 
-@settings(max_examples=examples(200))
-@given(st.lists(part_names, unique=True, max_size=8))
-def test_a_merge_covers_all_that_it_read(listed: list[PartName]) -> None:
-    """The output's name hides every input, and nothing visible of its hour is left beside it."""
+@settings(max_examples=examples(300))
+@given(st.lists(hour_names, unique=True, max_size=10), written_spans)
+def test_settling_hides_what_it_read_and_nothing_else(
+    listed: list[PartName], written: Span | None
+) -> None:
+    """Job after job an hour becomes parts that are settled and share no segment."""
     found = [Part(name, 1, 0.0) for name in listed]
-    for job in plan.jobs(found, RECEIVER, 1e12, 0):
+    for _ in range(50):
+        jobs = plan.jobs(found, RECEIVER, 1e12, 0, written)
+        if not jobs:
+            break
+        (job,) = jobs
+        before = {part.name for part in layout.visible(found)}
+        assert {part.name for part in job.inputs} <= before
         assert all(job.output.covers(part.name) for part in job.inputs)
-        after = layout.visible([*found, Part(job.output, 1, 0.0)])
-        assert [part.name for part in after] == [job.output]
-        assert not plan.jobs([*found, Part(job.output, 1, 0.0)], RECEIVER, 1e12, 0)
+        assert all(not layout.overlap(job.output.spans, one.name.spans) for one in job.against)
+        assert all(one.name.is_settled for one in job.against)
+        assert job.output.is_settled
+        assert len(job.output.spans) <= layout.MAX_SPANS
+        found.append(Part(job.output, 1, 0.0))
+        after = {part.name for part in layout.visible(found)}
+        assert after == before - {part.name for part in job.inputs} | {job.output}
+    left = [part.name for part in layout.visible(found)]
+    assert all(name.is_settled for name in left)
+    for number, name in enumerate(left):
+        for other in left[:number]:
+            both = layout.joined((*name.spans, *other.spans))
+            is_too_wide = len(both) > layout.MAX_SPANS
+            assert is_too_wide or not layout.overlap(name.spans, other.spans)
 
 
 @settings(max_examples=examples(200))
-@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=80))
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.booleans()), max_size=80))
 def test_a_running_hour_merges_neighbours_and_hides_nothing_else(
-    made: list[tuple[int, bool]],
+    made: list[tuple[int, bool, bool]],
 ) -> None:
     """A merge hides its inputs and no other part, and few small parts are left of any level."""
-    parts = {
-        part_name(number, number, level): Part(
-            part_name(number, number, level),
-            plan.MAX_YOUNG_BYTES + is_large,
-            0.0,
-        )
-        for number, (level, is_large) in enumerate(made)
-    }
+    parts = {}
+    for number, (level, is_large, is_there) in enumerate(made):
+        name = part_name(number, number, level)
+        if is_there:
+            parts[name] = Part(name, plan.MAX_YOUNG_BYTES + is_large, 0.0)
     now = HOUR * 3600.0
-    while jobs := plan.jobs(parts.values(), RECEIVER, now, 900):
+    written = Span(EPOCH, 0, 60)
+    while jobs := plan.jobs(parts.values(), RECEIVER, now, 900, written):
         for job in jobs:
             assert len(job.inputs) >= plan.FAN_IN
             seen = {part.name for part in layout.visible(parts.values())}
             parts[job.output] = Part(job.output, 1, 0.0)
             after = {part.name for part in layout.visible(parts.values())}
             assert after == seen - {part.name for part in job.inputs} | {job.output}
+            (span,) = job.output.spans
+            assert written.holds(span)
+    assert not plan.jobs(parts.values(), RECEIVER, now, 900, None)
+    assert not plan.jobs(parts.values(), RECEIVER, now, 900, Span("f" * 10, 0, 60))
+
+
+def test_a_gap_is_closed_only_where_it_holds_nothing() -> None:
+    """A segment that may still give a late part, or that gave one, is never hidden."""
+    recent = [Part(part_name(number), 1, 0.0) for number in (2, 5, 9)]
+
+    def spans_of(*settled: PartName, written: Span | None) -> list[str]:
+        parts = [*recent, *(Part(name, 1, 0.0) for name in settled)]
+        (job,) = plan.jobs(parts, RECEIVER, 1e12, 0, written)
+        assert len(job.inputs) == 3
+        return [f"{span.first}-{span.last}" for span in job.output.spans]
+
+    assert spans_of(written=None) == ["2-2", "5-5", "9-9"]
+    assert spans_of(written=Span("f" * 10, 0, 99)) == ["2-2", "5-5", "9-9"]
+    assert spans_of(written=Span(EPOCH, 0, 99)) == ["2-9"]
+    assert spans_of(written=Span(EPOCH, 0, 7)) == ["2-5", "9-9"]
+    assert spans_of(part_name(7, is_settled=True), written=Span(EPOCH, 0, 99)) == ["2-5", "9-9"]
+    assert spans_of(part_name(3, 4, is_settled=True), written=Span(EPOCH, 0, 99)) == ["2-2", "5-9"]
 
 
 def test_a_running_hour_has_few_parts(tmp_path: Path) -> None:
@@ -213,7 +267,9 @@ def test_a_running_hour_has_few_parts(tmp_path: Path) -> None:
     compactor = Compactor(storage, tmp_path / "work", Schedule(3600, 3600))
     for number in range(1, 2 * plan.FAN_IN + 3):
         commit(storage, number, gauge_request(number, time_unix_nano=now), received=now)
-        compactor.run_young(RECEIVER)
+        written = Span(EPOCH, 1, number)
+        done = compactor.tidy_young(RECEIVER, Pass(lambda: written))  # noqa: B023
+        assert done.error is None
     visible = [part.name for part in catalog.parts(storage, "s")]
     assert [name.level for name in visible] == [1, 1, 0, 0]
     rows = ask(storage, "SELECT data_point_value AS v FROM s ORDER BY v")
@@ -228,7 +284,7 @@ def test_an_hour_that_still_gets_points_is_not_merged_whole() -> None:
     """Late data that trickle in must not have their hour rewritten with every pass."""
     parts = [Part(part_name(n, n, 0), 1, 1e9 + n) for n in range(3)]
     ended = (HOUR + 1) * 3600.0
-    assert not plan.jobs([*parts, Part(parts[0].name, 1, ended)], RECEIVER, ended + 9, 10)
+    assert not plan.jobs([*parts[1:], Part(parts[0].name, 1, ended)], RECEIVER, ended + 9, 10)
     assert plan.jobs(parts, RECEIVER, ended + 11, 10)
 
 
@@ -305,7 +361,12 @@ def test_a_server_compacts_by_itself(tmp_path: Path) -> None:
             body = gauge_request(number, time_unix_nano=START)
             assert server.post(body, PROTOBUF).status_code == 200
             wait_until(lambda: "timestamp_seconds 0.0" in server.get("/metrics").text)
-        wait_until(lambda: len(names(storage)) == 1 and "-1-" not in names(storage)[0])
+        wait_until(
+            lambda: (
+                len(names(storage)) == 1
+                and "/_rayotel/" not in catalog.parts(storage, "raymetrics")[0].name.key
+            )
+        )
         assert ask(storage, "SELECT count(*) AS n FROM raymetrics")[0]["n"] == 3
         assert server.stop() == 0
 
@@ -314,7 +375,7 @@ def test_a_damaged_part_stops_no_other_hour(tmp_path: Path) -> None:
     """A part that is none is told by name and left where it is; nothing is lost."""
     storage = open_storage(str(tmp_path / "lake"))
     commit(storage, 1, gauge_request(1, time_unix_nano=START))
-    broken = part_name(2, 2, 0)
+    broken = part_name(2)
     storage.put(broken.key, memoryview(b"not parquet"))
     for number in (3, 4):
         commit(storage, number, gauge_request(1, time_unix_nano=START), stream="z")

@@ -28,6 +28,7 @@ from rayotel.ingest.wal import segments
 from rayotel.ingest.wal.fill import FillLevel
 from rayotel.ingest.wal.recent_requests import SeenRequests, digest_of
 from rayotel.ingest.wal.segments import Damage
+from rayotel.lake.layout import Span
 from rayotel.logs import Failing, log_event
 from rayotel.model import Batch, Record
 from rayotel.telemetry import Telemetry
@@ -237,6 +238,12 @@ class Journal:
         """The number of the first segment that is not released."""
         with self._lock:
             return self._sealed[0].number if self._sealed else self._next_number - 1
+
+    @property
+    def written(self) -> Span | None:
+        """The segments of this run's epoch that are wholly on storage; None: none."""
+        last = self.oldest_number - 1
+        return Span(self.epoch, 0, last) if last >= 0 else None
 
     @property
     def oldest_unix(self) -> float | None:

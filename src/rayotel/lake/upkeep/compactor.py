@@ -1,45 +1,56 @@
 """One pass over a lake: remove hours beyond retention, merge hours, remove covered parts.
 
 The server's background thread and `rayotel compact` run the same pass. A lock file in the data
-directory allows one of them at a time.
+directory allows one of them at a time. What fails for one hour or object stops no other; the first
+error is told at the end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import filecmp
 import logging
 import os
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rayotel.errors import DataDirectoryBusy, LakeError, RayotelError, StorageError
+from rayotel.errors import (
+    DataDirectoryBusy,
+    LakeError,
+    StorageDenied,
+    StorageError,
+    StorageMissing,
+    StorageUnavailable,
+)
 from rayotel.lake import catalog
-from rayotel.lake.layout import Part
+from rayotel.lake.layout import MAX_LEVEL, Part, PartName, Span
 from rayotel.lake.merge.by_signal import merge, rows_of
 from rayotel.lake.merge.process import IN_PROCESS_BYTES, is_damage, merge_apart
 from rayotel.lake.storage.interface import Storage, side_by_side
 from rayotel.lake.upkeep import plan, retention
+from rayotel.lake.upkeep.migration import move_old_parts
 from rayotel.lake.upkeep.plan import Job
-from rayotel.logs import Failing, log_event
+from rayotel.lake.upkeep.trusted_time import TrustedTime
+from rayotel.logs import log_event
 from rayotel.model import NANOSECONDS_PER_HOUR, Policies, TimeRange
 
-STOP_TIMEOUT_SECONDS = 60.0
-YOUNG_INTERVAL_SECONDS = 30.0
 YOUNG_HOURS = 2
 UNFINISHED_KEPT_SECONDS = 86_400.0  # whoever still writes is long done
+# a storage that fails so often in a row is away: the rest of the pass would only wait for it
+MAX_FAILURES_IN_A_ROW = 8
+MAX_TRIES_TO_NAME = 8
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Tidied:
-    """Counts of one pass."""
+    """Counts of one pass, and its first error."""
 
     hours: int = 0
     inputs: int = 0
@@ -47,12 +58,28 @@ class Tidied:
     repeated: int = 0
     removed: int = 0
     expired: int = 0
-    damage: LakeError | None = None
+    failures: int = 0
+    error: LakeError | StorageError | None = None
+    failures_in_a_row: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the storage fails so often that the rest is better tried later."""
+        return self.failures_in_a_row >= MAX_FAILURES_IN_A_ROW
+
+    def failed(self, error: LakeError | StorageError) -> None:
+        """Note an error. Damage is told before a storage that fails, for it does not go away."""
+        self.failures += 1
+        if isinstance(error, StorageUnavailable):
+            self.failures_in_a_row += 1
+        is_worse = isinstance(error, LakeError) and not isinstance(self.error, LakeError)
+        if self.error is None or is_worse:
+            self.error = error
 
     def or_raise(self) -> Tidied:
-        """Itself, if no part was damaged; raises the error of a damaged part."""
-        if self.damage is not None:
-            raise self.damage
+        """Itself, if nothing failed; raises the first error."""
+        if self.error is not None:
+            raise self.error
         return self
 
 
@@ -64,6 +91,21 @@ class Schedule:
     after_seconds: float
     grace_seconds: float
     policies: Policies = field(default_factory=Policies)
+
+    @property
+    def expires(self) -> bool:
+        """Whether any hour may go by age."""
+        policies = (self.policies.default, *self.policies.by_stream.values())
+        return any(policy.days is not None for policy in policies)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass asks and tells. `written`: segments of the server's own run, wholly stored."""
+
+    written: Callable[[], Span | None] = lambda: None
+    is_stopping: Callable[[], bool] = bool
+    progress: Callable[[Job], object] = id
 
 
 class Compactor:
@@ -77,83 +119,146 @@ class Compactor:
         self._work = work
         self._schedule = schedule
         self._apart = apart
+        self._trusted = TrustedTime(work / "clock")
 
     def run(
         self,
         receiver: str,
         *,
         streams: list[str] | None = None,
+        written: Callable[[], Span | None] = lambda: None,
         is_stopping: Callable[[], bool] = bool,
         progress: Callable[[Job], object] = id,
     ) -> Tidied:
         """One pass over all streams, or those named. Raises StorageError, LakeError, OSError.
 
-        An hour with a damaged part stops no other: its error is raised at the end.
+        `written`: the segments of the server's own run that are wholly on storage; None without a
+        server. An hour or object that fails stops no other: the first error is raised at the end.
         """
+        work = Pass(written, is_stopping, progress)
+        return self.tidy(receiver, work, streams).or_raise()
+
+    def move_old_lake(self, work: Pass) -> None:
+        """Move the parts of a lake of 0.1.0, if it is one. Raises StorageError, LakeError."""
+        with self._alone():
+            move_old_parts(
+                self._storage, self._work, self._schedule.after_seconds, work.is_stopping
+            )
+
+    def tidy(self, receiver: str, work: Pass, streams: list[str] | None = None) -> Tidied:
+        """The same, and the error is in the result if the streams can be listed at all."""
         done = Tidied()
         with self._alone():
-            self._remove_unfinished()
-            for stream in catalog.streams(self._storage) if streams is None else streams:
-                now = time.time()
-                parts = self._kept(stream, now, done)
-                for part in plan.removable(parts, receiver, now, self._schedule.grace_seconds):
-                    self._storage.delete(part.name.key)
-                    done.removed += 1
-                self._merge_all(self._jobs(parts, receiver), done, is_stopping, progress)
-                if is_stopping():
+            with _noted(done):
+                self._remove_unfinished()
+            names = catalog.streams(self._storage)
+            now = self._trusted.now(self._storage, names) if self._schedule.expires else None
+            for stream in names if streams is None else streams:
+                if work.is_stopping() or done.is_over:
                     break
-        return done.or_raise()
+                with _noted(done):
+                    segments = work.written()  # before the listing
+                    parts = self._kept(stream, now, done)
+                    grace = self._schedule.grace_seconds
+                    covered = plan.removable(parts, receiver, time.time(), grace)
+                    done.removed += self._remove(covered, done)
+                    self._merge_all(parts, receiver, segments, done, work)
+        return done
 
-    def run_young(self, receiver: str, *, is_stopping: Callable[[], bool] = bool) -> Tidied:
+    def tidy_young(self, receiver: str, work: Pass) -> Tidied:
         """The same for hours that still get points: only they are listed, and only merged."""
         done = Tidied()
         now = time.time_ns()
         recent = TimeRange(now - YOUNG_HOURS * NANOSECONDS_PER_HOUR, now + NANOSECONDS_PER_HOUR)
         with self._alone():
             for stream in catalog.streams(self._storage):
-                parts = catalog.all_parts(self._storage, stream, recent)
-                self._merge_all(self._jobs(parts, receiver), done, is_stopping, id)
-        return done.or_raise()
-
-    def _jobs(self, parts: list[Part], receiver: str) -> list[Job]:
-        return plan.jobs(parts, receiver, time.time(), self._schedule.after_seconds)
+                if work.is_stopping() or done.is_over:
+                    break
+                with _noted(done):
+                    segments = work.written()
+                    parts = catalog.all_parts(self._storage, stream, recent)
+                    self._merge_all(parts, receiver, segments, done, work)
+        return done
 
     def _merge_all(
         self,
-        jobs: list[Job],
+        parts: list[Part],
+        receiver: str,
+        written: Span | None,
         done: Tidied,
-        is_stopping: Callable[[], bool],
-        progress: Callable[[Job], object],
+        work: Pass,
     ) -> None:
-        for job in jobs:
-            if is_stopping():
-                return
-            progress(job)
+        """Merge what the plan says, hour by hour; what a merge gives may be merged again."""
+        by_hour: dict[int, list[Part]] = {}
+        for part in parts:
+            by_hour.setdefault(part.name.hour, []).append(part)
+        for _, hour in sorted(by_hour.items()):
+            while jobs := plan.jobs(
+                hour, receiver, time.time(), self._schedule.after_seconds, written
+            ):
+                for job in jobs:
+                    if work.is_stopping() or done.is_over:
+                        return
+                    work.progress(job)
+                    output = self._done(job, done)
+                    if output is None:
+                        break
+                    hour.append(output)
+                else:
+                    continue
+                break
+
+    def _done(self, job: Job, done: Tidied) -> Part | None:
+        """The output of a job, which is on storage; None if it failed."""
+        try:
+            output, rows, repeated = self._merge(job)
+        except StorageMissing:  # a copy of the data directory has merged them meanwhile
+            return None
+        except (LakeError, StorageError) as error:
+            done.failed(error)
+            return None
+        done.failures_in_a_row = 0
+        done.hours += 1
+        done.rows += rows
+        done.repeated += repeated
+        done.inputs += len(job.inputs)
+        settled = [part for part in job.inputs if part.name.is_settled]
+        done.removed += self._remove(settled, done)
+        return output
+
+    def _remove(self, parts: Iterable[Part], done: Tidied) -> int:
+        """Delete parts; how many went. Whoever may not delete may still merge."""
+        removed = denied = 0
+        for part in parts:
+            if done.is_over or denied >= MAX_FAILURES_IN_A_ROW:
+                break
             try:
-                rows, repeated = self._merge(job)
-            except LakeError as error:
-                done.damage = done.damage or error
-                continue
-            done.hours += 1
-            done.rows += rows
-            done.repeated += repeated
-            done.inputs += len(job.inputs)
+                self._storage.delete(part.name.key)
+            except StorageError as error:
+                done.failed(error)
+                denied += isinstance(error, StorageDenied)
+            else:
+                done.failures_in_a_row = 0
+                removed += 1
+        return removed
 
     def _remove_unfinished(self) -> None:
         for item in self._storage.unfinished():
             if item.written_unix < time.time() - UNFINISHED_KEPT_SECONDS:
                 self._storage.delete(item.key)
 
-    def _kept(self, stream: str, now: float, done: Tidied) -> list[Part]:
-        """Remove what the stream's policy no longer keeps; returns the other parts."""
+    def _kept(self, stream: str, now: float | None, done: Tidied) -> list[Part]:
+        """Remove what the stream's policy no longer keeps; returns the other parts.
+
+        `now`: None where the clock cannot be trusted.
+        """
         parts = catalog.all_parts(self._storage, stream)
         expired = retention.expired(self._schedule.policies.of(stream), parts, now)
-        for part in expired:
-            self._storage.delete(part.name.key)
-        if expired:
-            _tell_expired(stream, expired)
-        done.expired += len(expired)
         gone = {part.name for part in expired}
+        removed = self._remove(expired, done)
+        if removed:
+            _tell_expired(stream, expired)
+        done.expired += removed
         return [part for part in parts if part.name not in gone]
 
     @contextlib.contextmanager
@@ -171,8 +276,8 @@ class Compactor:
         finally:
             os.close(lock)
 
-    def _merge(self, job: Job) -> tuple[int, int]:
-        """Fetch, merge, write; rows of the output, and how many fewer than before they are.
+    def _merge(self, job: Job) -> tuple[Part, int, int]:
+        """Fetch, merge, write; the output, its rows, and how many fewer than before they are.
 
         A crash anywhere leaves the inputs as they were.
         """
@@ -180,16 +285,20 @@ class Compactor:
         shutil.rmtree(spill, ignore_errors=True)  # what a crash left
         spill.mkdir()
         try:
-            paths = [spill / f"input-{number:06d}.parquet" for number in range(len(job.inputs))]
-            pairs = zip((part.name.key for part in job.inputs), paths, strict=True)
+            paths, against = (
+                [spill / f"{kind}-{number:06d}.parquet" for number in range(len(parts))]
+                for kind, parts in (("input", job.inputs), ("against", job.against))
+            )
+            keys = (part.name.key for part in (*job.inputs, *job.against))
+            pairs = zip(keys, (*paths, *against), strict=True)
             for _ in side_by_side(lambda pair: self._storage.fetch(*pair), pairs):
                 pass
             output = spill / "output.parquet"
             try:
-                size_bytes = sum(part.size_bytes for part in job.inputs)
+                size_bytes = sum(part.size_bytes for part in (*job.inputs, *job.against))
                 is_apart = self._apart and size_bytes > IN_PROCESS_BYTES
                 merging = merge_apart if is_apart else merge
-                rows = merging(paths, output, job.output.stream, spill)
+                rows = merging(paths, output, job.output.stream, spill, against)
                 repeated = rows_of(paths) - rows
             except (ValueError, KeyError, TypeError, OSError) as error:
                 if not is_damage(error):
@@ -198,10 +307,33 @@ class Compactor:
                     f"cannot merge {len(paths)} parts into '{job.output.key}': {error}",
                     hint="rayotel verify names the part that is damaged",
                 ) from error
-            self._storage.put_file(job.output.key, output)
-            return rows, repeated
+            name = self._named(job.output, output)
+            return Part(name, output.stat().st_size, time.time()), rows, repeated
         finally:
             shutil.rmtree(spill, ignore_errors=True)
+
+    def _named(self, wanted: PartName, content: Path) -> PartName:
+        """Write a merged part under its name, or a level higher where the name has other bytes."""
+        for level in range(wanted.level, min(wanted.level + MAX_TRIES_TO_NAME, MAX_LEVEL + 1)):
+            name = replace(wanted, level=level)
+            if self._storage.put_new_file(name.key, content):
+                return name
+            there = content.with_name("there.parquet")
+            self._storage.fetch(name.key, there)
+            if filecmp.cmp(there, content, shallow=False):
+                return name
+        raise LakeError(
+            f"cannot write '{wanted.key}': too many names like it are taken",
+            hint="do several servers use copies of one data directory?",
+        )
+
+
+@contextlib.contextmanager
+def _noted(done: Tidied) -> Iterator[None]:
+    try:
+        yield
+    except (LakeError, StorageError) as error:
+        done.failed(error)
 
 
 def _tell_expired(stream: str, expired: list[Part]) -> None:
@@ -221,82 +353,3 @@ def _tell_expired(stream: str, expired: list[Part]) -> None:
 
 def _hour(hour: int) -> str:
     return f"{datetime.fromtimestamp(hour * plan.SECONDS_PER_HOUR, UTC):%Y-%m-%dT%H}Z"
-
-
-class CompactorThread:
-    """Runs a pass every so often. `start`, then `stop`; a failure is reported and tried again."""
-
-    def __init__(
-        self,
-        compactor: Compactor,
-        receiver: Callable[[], str],
-        interval_seconds: float,
-        done: Callable[[Tidied], None],
-    ) -> None:
-        self._compactor = compactor
-        self._receiver = receiver
-        self._interval_seconds = interval_seconds
-        self._done = done
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="compactor", daemon=True)
-        self._failing = Failing()
-        self._is_damage = False
-
-    def start(self) -> None:
-        """Begin; the first pass comes after one interval."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End after the hour that is being merged; a longer one is given up unharmed."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(STOP_TIMEOUT_SECONDS)
-
-    def _run(self) -> None:
-        due = time.monotonic() + self._interval_seconds
-        pause = min(self._interval_seconds, YOUNG_INTERVAL_SECONDS)
-        while not self._stopping.wait(pause):
-            is_whole = time.monotonic() >= due
-            if is_whole:
-                due = time.monotonic() + self._interval_seconds
-            try:
-                self._pass(is_whole)
-            except (StorageError, LakeError, DataDirectoryBusy, OSError) as error:
-                self._tell_failure(error)
-            except Exception as error:
-                log_event(logger, logging.ERROR, "unexpected error in compaction", error=error)
-
-    def _pass(self, is_whole: bool) -> None:
-        run = self._compactor.run if is_whole else self._compactor.run_young
-        started = time.monotonic()
-        done = run(self._receiver(), is_stopping=self._stopping.is_set)
-        self._done(done)
-        if done.hours or done.removed:
-            log_event(
-                logger,
-                logging.INFO if is_whole else logging.DEBUG,
-                "compaction merged parts" if done.hours else "compaction removed covered parts",
-                hours=done.hours,
-                parts_merged=done.inputs,
-                rows=done.rows,
-                repeats_removed=done.repeated,
-                parts_removed=done.removed,
-                seconds=round(time.monotonic() - started, 1),
-            )
-        # a pass over young hours does not meet the part that is damaged
-        seconds = self._failing.end() if is_whole or not self._is_damage else None
-        if seconds is not None:
-            log_event(logger, logging.INFO, "compaction works again", failed_seconds=seconds)
-
-    def _tell_failure(self, error: Exception) -> None:
-        self._is_damage = isinstance(error, LakeError)
-        words = error.message if isinstance(error, RayotelError) else str(error)
-        is_news = self._failing.begin(words if self._is_damage else type(error))
-        level = logging.ERROR if self._is_damage else logging.WARNING
-        log_event(
-            logger,
-            level if is_news else logging.DEBUG,
-            "compaction fails and is tried again",
-            reason=words,
-            hint=error.hint if isinstance(error, RayotelError) else None,
-        )

@@ -16,8 +16,11 @@ from rayotel.model import Policy
 SECONDS_PER_DAY = 86_400
 
 
-def expired(policy: Policy, parts: Iterable[Part], now_unix: float) -> list[Part]:
-    """All parts, of every receiver, of the hours that are not kept."""
+def expired(policy: Policy, parts: Iterable[Part], now_unix: float | None) -> list[Part]:
+    """All parts, of every receiver, of the hours that are not kept.
+
+    `now_unix`: None if no clock can be trusted; then nothing goes by age.
+    """
     by_hour: dict[int, list[Part]] = {}
     for part in parts:
         by_hour.setdefault(part.name.hour, []).append(part)
@@ -30,8 +33,8 @@ def expired(policy: Policy, parts: Iterable[Part], now_unix: float) -> list[Part
     return sorted(gone, key=lambda part: part.name)
 
 
-def _is_too_old(policy: Policy, hour: int, now_unix: float) -> bool:
-    if policy.days is None:
+def _is_too_old(policy: Policy, hour: int, now_unix: float | None) -> bool:
+    if policy.days is None or now_unix is None:
         return False
     return (hour + 1) * SECONDS_PER_HOUR <= now_unix - policy.days * SECONDS_PER_DAY
 
