@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from rayotel.lake import schema
 
 MAX_HEADER_COLUMNS = 100
+# the least bound of merged parts: commits have a setting, whose default it is
+MAX_LABEL_COLUMNS = 512
 
 
 @dataclass(frozen=True, slots=True)

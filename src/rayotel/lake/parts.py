@@ -122,3 +122,8 @@ def overflow_rows_in(marks: Mapping[bytes, bytes] | None) -> int:
     """How many rows the footer's marks say to have labels beyond the bound; 0 if they do not."""
     text = (marks or {}).get(OVERFLOW_MARK, b"0")
     return int(text) if text.isdigit() else 0
+
+
+def overflow_rows_of(inputs: Iterable[Path]) -> int:
+    """How many rows these parts have with labels beyond the bound."""
+    return sum(overflow_rows_in(pq.read_metadata(path).metadata) for path in inputs)

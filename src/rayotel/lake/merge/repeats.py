@@ -66,7 +66,7 @@ def _repeats_a_nanosecond(points: pa.Table, request: Ints) -> Flags:
     """Which rows have the request, the content and the nanosecond of an earlier row."""
     rest = points.column(REST).to_numpy()
     _, first = np.unique(request * 1000 + np.maximum(rest, 0), return_index=True)
-    again = rest >= 0
+    again: Flags = rest >= 0
     again[first] = False
     return again
 
@@ -81,7 +81,8 @@ def _of_fullest(content: Ints, request: Ints) -> Flags:
     is_best = np.append(True, np.diff(contents[order]) > 0)[: len(order)]
     is_fullest = np.zeros(len(first), np.bool_)
     is_fullest[order[is_best]] = True
-    return is_fullest[of_rows]
+    chosen: Flags = is_fullest[of_rows]
+    return chosen
 
 
 def _occurrences(content: Ints) -> Ints:

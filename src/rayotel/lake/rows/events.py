@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from rayotel.lake import schema
+from rayotel.lake.label_columns import ChosenLabels, chosen
 from rayotel.lake.parts import HourRows
 from rayotel.lake.rows.dictionaries import text_column
-from rayotel.lake.label_columns import ChosenLabels, chosen
 from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.rows.tables import Tables, Wanted, cuts_of, in_pieces
 from rayotel.lake.signal import EVENTS

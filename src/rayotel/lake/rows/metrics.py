@@ -18,8 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rayotel.lake import repeats, schema
-from rayotel.lake.parts import HourRows
 from rayotel.lake.label_columns import ChosenLabels, chosen
+from rayotel.lake.parts import HourRows
 from rayotel.lake.rows.points import CommitPoints
 from rayotel.lake.rows.series_columns import (
     LabelBytes,

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rayotel.lake import schema
+from rayotel.lake.label_columns import ChosenLabels, member_text, overflow_text
 from rayotel.lake.rows.dictionaries import (
     Codes,
     distinct,
@@ -21,7 +22,6 @@ from rayotel.lake.rows.dictionaries import (
     spread_column,
     text_column,
 )
-from rayotel.lake.label_columns import ChosenLabels, member_text, overflow_text
 from rayotel.lake.rows.series_index import SeriesIndex
 
 Indexes = npt.NDArray[np.int32]

@@ -19,9 +19,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from rayotel.lake.label_columns import overflow_text
 from rayotel.lake.rows.dictionaries import numbered
 from rayotel.lake.rows.grown import Grown
-from rayotel.lake.label_columns import overflow_text
 from rayotel.lake.rows.series_order import Content, Key, SeriesOrder
 from rayotel.model import Series
 

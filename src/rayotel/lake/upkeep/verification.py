@@ -20,6 +20,7 @@ from rayotel.errors import StorageMissing
 from rayotel.lake import catalog, layout
 from rayotel.lake.layout import Part
 from rayotel.lake.parts import STREAM_MARK, signal_in
+from rayotel.lake.schema import NANOSECONDS, OLD_TIMESTAMP, TIMESTAMP, in_microseconds
 from rayotel.lake.storage.interface import Storage
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
 
@@ -86,7 +87,9 @@ def _schema_fault(file: pq.ParquetFile) -> str | None:
         if column.name not in schema.names:
             return f"has no column '{column.name}'"
         kind = schema.field(column.name).type
-        if kind != column.type and not pa.types.is_nested(kind):
+        # parts of 0.1.0 have nanoseconds
+        is_old_time = column.type == TIMESTAMP and kind == OLD_TIMESTAMP
+        if kind != column.type and not is_old_time and not pa.types.is_nested(kind):
             return f"column '{column.name}' is {kind}, not {column.type}"
     folded = [name.lower() for name in schema.names]
     if len(set(folded)) != len(folded):
@@ -102,8 +105,9 @@ def _rows_fault(file: pq.ParquetFile, part: Part, done: Verified) -> str | None:
     rows = 0
     for batch in file.iter_batches(BATCH_ROWS):
         rows += batch.num_rows
-        times = batch.column("time_unix_nano").cast(pa.int64()).to_numpy()
-        if len(times) and set(times // NANOSECONDS_PER_HOUR) != {part.name.hour}:
+        times = in_microseconds(batch.column("time_unix_nano"), TIMESTAMP)
+        hours = times.cast(pa.int64()).to_numpy() // (NANOSECONDS_PER_HOUR // NANOSECONDS)
+        if len(hours) and set(hours) != {part.name.hour}:
             return "has points of another hour"
     if rows != file.metadata.num_rows:
         return f"has {rows} rows and promises {file.metadata.num_rows}"
