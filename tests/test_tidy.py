@@ -59,7 +59,7 @@ OWNERS = {
         "ingest/decode/otlp/messages.py", "ingest/decode/otlp/json.py", "http/errors.py",
     },
     "orjson": {"ingest/decode/events.py"},
-    "fcntl": {"ingest/wal/journal.py", "lake/upkeep/compactor.py", "lake/storage/directory.py"},
+    "fcntl": {"ingest/wal/journal.py", "lake/upkeep/alone.py", "lake/storage/directory.py"},
     "rich": {"cli/options.py", "query/output/table.py"},
     "tomllib": {"config/sources.py", "query/ray/metric_facts.py"},
     "sqlite3": {"lake/cache.py"},

@@ -156,6 +156,7 @@ def test_a_part_that_was_written_anew_is_read_anew(tmp_path: Path, cache: Cache)
     (key,) = commit(storage, 1, gauge_request(1, time_unix_nano=START))
     (found,) = streams.streams(Lake(storage, LIMITS, cache=cache), TimeRange())
     assert found.rows == 1
+    storage.delete(key)
     commit(storage, 1, gauge_request(1, 2, time_unix_nano=START))
     os.utime(tmp_path / "lake" / key, (1e9, 1e9))
     (found,) = streams.streams(Lake(storage, LIMITS, cache=cache), TimeRange())
@@ -210,11 +211,11 @@ class LosingParts(DirectoryStorage):
         if self.times > 0 and found:
             self.times -= 1
             for item in found:
-                moved = item.key.replace("-0.parquet", "-1.parquet")
+                moved = item.key.replace("-0-", "-1-")
                 if moved != item.key:
                     self.put(moved, memoryview(self.read(item.key)))
                 else:
-                    moved = item.key.replace("-1.parquet", "-2.parquet")
+                    moved = item.key.replace("-1-", "-2-")
                     self.put(moved, memoryview(self.read(item.key)))
                 self.delete(item.key)
         yield from found

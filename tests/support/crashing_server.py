@@ -40,22 +40,24 @@ STORAGES: tuple[object, ...] = (DirectoryStorage, S3Storage)
 BEFORE: dict[str, list[Target]] = {
     "before the log is written": [(segments, "_write_all")],
     "before the log is synced": [(os, "fdatasync")],
-    "before a part is written": [(one, "put") for one in STORAGES],
+    "before a part is written": [(one, "put_new") for one in STORAGES],
     "before a file is renamed": [(Path, "replace")],
+    "before a part is linked": [(Path, "hardlink_to")],
     "before a segment is released": [(Journal, "release")],
     "before a merge": [(Compactor, "_merge")],
-    "before a merged part is written": [(one, "put_file") for one in STORAGES],
+    "before a merged part is written": [(one, "put_new_file") for one in STORAGES],
     "before a covered part is removed": [(one, "delete") for one in STORAGES],
 }
 AFTER: dict[str, list[Target]] = {
     "after the log is synced": [(os, "fdatasync")],
     "after a segment is begun": [(segments.SegmentWriter, "__init__")],
     "after a segment is sealed": [(Journal, "_seal_locked")],
-    "after a part is written": [(one, "put") for one in STORAGES],
+    "after a part is linked": [(Path, "hardlink_to")],
+    "after a part is written": [(one, "put_new") for one in STORAGES],
     "after digests are kept": [(SeenRequests, "persist")],
     "after ids of events are kept": [(StoredEvents, "persist")],
     "after a segment is released": [(Journal, "release")],
-    "after a merged part is written": [(one, "put_file") for one in STORAGES],
+    "after a merged part is written": [(one, "put_new_file") for one in STORAGES],
     "after a covered part is removed": [(one, "delete") for one in STORAGES],
 }
 TORN = "in the middle of a record"

@@ -16,7 +16,7 @@ from rayotel import __version__
 from rayotel.cli.ask import metrics, queries, query, streams, views
 from rayotel.cli.options import say
 from rayotel.cli.server import demo, replay, serve
-from rayotel.cli.upkeep import compact, retention, verify
+from rayotel.cli.upkeep import compact, delete, retention, verify
 from rayotel.errors import RayotelError
 
 
@@ -33,7 +33,7 @@ def cli() -> None:
 for _command in (
     *(serve, replay, demo),
     *(query, queries, views, streams, metrics),
-    *(compact, retention, verify),
+    *(compact, retention, verify, delete),
 ):
     cli.add_command(_command)
 

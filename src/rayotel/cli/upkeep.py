@@ -1,4 +1,4 @@
-"""Commands that keep a lake small and whole: `compact`, `retention`, `verify`."""
+"""Commands that keep a lake small and whole: `compact`, `retention`, `verify`, `delete`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from rayotel.cli.options import (
     asked_range,
     lake_options,
     output_options,
+    progress,
     range_options,
     say,
     write,
 )
 from rayotel.errors import UsageError
+from rayotel.model import is_stream_name
+
+DELETE_WAIT_SECONDS = 60.0  # for a merge that is under way
 
 
 @click.command()
@@ -58,27 +62,36 @@ def compact(name: str | None, adopt: str | None, **lake: Any) -> None:
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Show the hours without removing them.")
+@click.option("--force", is_flag=True, help="Believe this machine's clock, whatever it says.")
 @output_options
 @lake_options
-def retention(dry_run: bool, format_: str, output: str | None, **lake: Any) -> None:
+def retention(dry_run: bool, force: bool, format_: str, output: str | None, **lake: Any) -> None:
     """Remove the hours that the settings retention and retention_by_stream no longer keep.
 
     A server does this by itself. The command shows the removed hours, or with --dry-run the hours
-    that it would remove.
+    that it would remove. If the clock may be far ahead of what the lake says, nothing goes by age.
     """
     import pyarrow as pa
 
     from rayotel.lake import catalog
     from rayotel.lake.storage.opening import storage_of
     from rayotel.lake.upkeep.retention import expired
+    from rayotel.lake.upkeep.trusted_time import TrustedTime
     from rayotel.model import NANOSECONDS_PER_HOUR
 
     settings = config.load(lake)
     storage = storage_of(settings)
     rows: dict[tuple[str, int], list[int]] = {}
-    for stream in catalog.streams(storage):
+    streams = catalog.streams(storage)
+    clock = TrustedTime(settings.data_dir / "compaction" / "clock")
+    keeps_all = settings.policies.keep_everything
+    now = time.time() if force or keeps_all else clock.now(storage, streams, keep=False)
+    if now is None:
+        say("the clock may be far ahead of the lake's newest part: nothing goes by age")
+        say("hint: if the clock is right, --force believes it")
+    for stream in streams:
         parts = catalog.all_parts(storage, stream)
-        for part in expired(settings.policies.of(stream), parts, time.time()):
+        for part in expired(settings.policies.of(stream), parts, now):
             row = rows.setdefault((stream, part.name.hour), [0, 0])
             row[0] += 1
             row[1] += part.size_bytes
@@ -132,7 +145,7 @@ def verify(
     damaged = 0
     for finding in verification.verify(storage, streams, range_, done):
         click.echo(f"{finding.key}: {finding.words}")
-        if finding.is_damage and repair:
+        if finding.is_damage and finding.can_move and repair:
             say(f"moved to {verification.move_aside(storage, finding.key)}")
         elif finding.is_damage:
             damaged += 1
@@ -141,3 +154,58 @@ def verify(
         say(f"{damaged} of them are damaged")
         say("hint: 'rayotel verify --repair' moves them aside, so that questions work again")
         sys.exit(1)
+
+
+@click.command()
+@click.argument("stream", required=False)
+@click.option("--cluster", metavar="C", help="Delete the rows of this cluster in all streams.")
+@click.option("--session", metavar="S", help="Delete the rows of this session in all streams.")
+@click.option("--dry-run", is_flag=True, help="Count what would go, and delete nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@lake_options
+def delete(
+    stream: str | None,
+    cluster: str | None,
+    session: str | None,
+    dry_run: bool,
+    yes: bool,
+    **lake: Any,
+) -> None:
+    """Delete the stream STREAM, or the rows of a cluster or session in all streams.
+
+    Parts of all receivers are deleted, or rewritten without the rows. What is deleted is gone for
+    good. Rows that wait in the WAL of a running server come back when they are committed, and so
+    can rows that another server merges at this moment: run the command once more after them.
+    """
+    from rayotel.lake import catalog, layout
+    from rayotel.lake.storage.opening import storage_of
+    from rayotel.lake.upkeep import deletion
+    from rayotel.lake.upkeep.alone import alone
+
+    if sum(bool(asked) for asked in (stream, cluster, session)) != 1:
+        raise UsageError(
+            "what shall be deleted?", hint="give the name of a stream, --cluster or --session"
+        )
+    settings = config.load(lake)
+    storage = storage_of(settings)
+    if stream is not None and stream not in catalog.streams(storage):
+        claims = storage.objects(layout.claims_prefix(stream)) if is_stream_name(stream) else ()
+        if not any(True for _ in claims):
+            raise UsageError(f"no stream '{stream[:100]}'", hint="'rayotel streams' lists them")
+    what = f"stream '{stream}'" if stream else f"{'cluster' if cluster else 'session'}"
+    what += "" if stream else f" '{cluster or session}'"
+    if sys.stdin.isatty() and not (yes or dry_run):
+        click.confirm(f"delete {what} from {storage.url} for good?", abort=True, err=True)
+    work = settings.data_dir / "compaction"
+    with alone(work, wait_seconds=DELETE_WAIT_SECONDS), progress("parts", 1) as advance:
+        if stream is not None:
+            done = deletion.forget_stream(storage, stream, dry_run=dry_run)
+        else:
+            which = deletion.Which(cluster, session)
+            done = deletion.forget_rows(
+                storage, work / "deletion", which, dry_run=dry_run, progress=advance
+            )
+    verb = "would go" if dry_run else "deleted"
+    say(f"{what}: {done.rows} rows in {done.parts} parts of {done.bytes} bytes {verb}")
+    if not dry_run:
+        say("rows that still wait in a server's WAL come back when they are committed")

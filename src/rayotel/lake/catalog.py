@@ -47,6 +47,11 @@ def all_parts(storage: Storage, stream: str, range_: TimeRange | None = None) ->
     return list(by_key.values())
 
 
+def of_hour(hour: int) -> TimeRange:
+    """The range of an hour, which counts from 1970."""
+    return TimeRange(hour * NANOSECONDS_PER_HOUR, (hour + 1) * NANOSECONDS_PER_HOUR)
+
+
 def _prefixes(stream: str, range_: TimeRange, *, is_settled: bool) -> list[str]:
     """The listings that together show every part of the range in one place, and little else."""
     if range_.start is None or range_.end is None:

@@ -127,13 +127,15 @@ class PartName:
 
     @property
     def key(self) -> str:
-        """The object key, relative to the lake."""
+        """The object key, relative to the lake. Raises ValueError for spans that are not joined."""
         folder = hour_prefix(self.stream, self.hour, is_settled=self.is_settled or self.is_old)
         if self.is_old:
             (span,) = self.spans
             return (
                 f"{folder}{self.receiver}-{span.first:012d}-{span.last:012d}-{self.level}.parquet"
             )
+        if not self.spans or (len(self.spans) > 1 and self.spans != joined(self.spans)):
+            raise ValueError(f"not sorted and joined: {self.spans}")
         spans = "-".join(f"{span.epoch}.{span.first}.{span.last}" for span in self.spans)
         return f"{folder}{self.receiver}-{self.level}-{spans}.parquet"
 

@@ -62,7 +62,7 @@ def test_damage_is_found_and_moved_aside(
     assert "hint:" in run.stderr
     assert rayotel(*COMMAND, "--repair", env=env).returncode == 0
     assert rayotel(*COMMAND, env=env).returncode == 0
-    assert storage.read(f".damaged/{key}") == content
+    assert storage.read(f"_rayotel/damaged/{key}") == content
     assert ask(storage, "SELECT count(*) AS n FROM s") == [{"n": 1}]
 
 
@@ -87,10 +87,13 @@ def test_overlapping_names_are_found(make_storage: MakeStorage) -> None:
     """Two parts that share segments without one covering the other count points twice."""
     storage, env = make_storage()
     content = memoryview(two_parts_content(storage))
-    storage.put(part_name(2, 4, 0).key, content)
-    run = rayotel(*COMMAND, env=env)
-    assert run.returncode == 1
-    assert "neither covers the other" in run.stdout
+    storage.put(part_name(1, 3).key, content)
+    storage.put(part_name(3, 4).key, content)
+    for command in (COMMAND, (*COMMAND, "--repair")):
+        run = rayotel(*command, env=env)
+        assert run.returncode == 1
+        assert "neither covers the other" in run.stdout
+    assert ask(storage, "SELECT count(*) AS n FROM s") == [{"n": 1000}]
 
 
 def test_foreign_objects_are_mentioned_only(make_storage: MakeStorage) -> None:

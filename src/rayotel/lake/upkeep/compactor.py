@@ -8,19 +8,15 @@ error is told at the end.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import filecmp
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rayotel.errors import (
-    DataDirectoryBusy,
     LakeError,
     StorageDenied,
     StorageError,
@@ -28,12 +24,14 @@ from rayotel.errors import (
     StorageUnavailable,
 )
 from rayotel.lake import catalog
-from rayotel.lake.layout import MAX_LEVEL, Part, PartName, Span
+from rayotel.lake.layout import Part, Span
 from rayotel.lake.merge.by_signal import merge, rows_of
 from rayotel.lake.merge.process import IN_PROCESS_BYTES, is_damage, merge_apart
 from rayotel.lake.storage.interface import Storage, side_by_side
 from rayotel.lake.upkeep import plan, retention
+from rayotel.lake.upkeep.alone import alone
 from rayotel.lake.upkeep.migration import move_old_parts
+from rayotel.lake.upkeep.naming import put_named
 from rayotel.lake.upkeep.plan import Job
 from rayotel.lake.upkeep.trusted_time import TrustedTime
 from rayotel.logs import log_event
@@ -43,7 +41,6 @@ YOUNG_HOURS = 2
 UNFINISHED_KEPT_SECONDS = 86_400.0  # whoever still writes is long done
 # a storage that fails so often in a row is away: the rest of the pass would only wait for it
 MAX_FAILURES_IN_A_ROW = 8
-MAX_TRIES_TO_NAME = 8
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +137,7 @@ class Compactor:
 
     def move_old_lake(self, work: Pass) -> None:
         """Move the parts of a lake of 0.1.0, if it is one. Raises StorageError, LakeError."""
-        with self._alone():
+        with alone(self._work):
             move_old_parts(
                 self._storage, self._work, self._schedule.after_seconds, work.is_stopping
             )
@@ -148,7 +145,7 @@ class Compactor:
     def tidy(self, receiver: str, work: Pass, streams: list[str] | None = None) -> Tidied:
         """The same, and the error is in the result if the streams can be listed at all."""
         done = Tidied()
-        with self._alone():
+        with alone(self._work):
             with _noted(done):
                 self._remove_unfinished()
             names = catalog.streams(self._storage)
@@ -170,7 +167,7 @@ class Compactor:
         done = Tidied()
         now = time.time_ns()
         recent = TimeRange(now - YOUNG_HOURS * NANOSECONDS_PER_HOUR, now + NANOSECONDS_PER_HOUR)
-        with self._alone():
+        with alone(self._work):
             for stream in catalog.streams(self._storage):
                 if work.is_stopping() or done.is_over:
                     break
@@ -261,21 +258,6 @@ class Compactor:
         done.expired += removed
         return [part for part in parts if part.name not in gone]
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        self._work.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self._work / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise DataDirectoryBusy(
-                    "another compaction runs in this data directory", hint="try again later"
-                ) from None
-            yield
-        finally:
-            os.close(lock)
-
     def _merge(self, job: Job) -> tuple[Part, int, int]:
         """Fetch, merge, write; the output, its rows, and how many fewer than before they are.
 
@@ -307,25 +289,10 @@ class Compactor:
                     f"cannot merge {len(paths)} parts into '{job.output.key}': {error}",
                     hint="rayotel verify names the part that is damaged",
                 ) from error
-            name = self._named(job.output, output)
+            name = put_named(self._storage, job.output, output)
             return Part(name, output.stat().st_size, time.time()), rows, repeated
         finally:
             shutil.rmtree(spill, ignore_errors=True)
-
-    def _named(self, wanted: PartName, content: Path) -> PartName:
-        """Write a merged part under its name, or a level higher where the name has other bytes."""
-        for level in range(wanted.level, min(wanted.level + MAX_TRIES_TO_NAME, MAX_LEVEL + 1)):
-            name = replace(wanted, level=level)
-            if self._storage.put_new_file(name.key, content):
-                return name
-            there = content.with_name("there.parquet")
-            self._storage.fetch(name.key, there)
-            if filecmp.cmp(there, content, shallow=False):
-                return name
-        raise LakeError(
-            f"cannot write '{wanted.key}': too many names like it are taken",
-            hint="do several servers use copies of one data directory?",
-        )
 
 
 @contextlib.contextmanager

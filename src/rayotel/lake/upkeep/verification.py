@@ -2,12 +2,14 @@
 
 A part is damaged if it cannot be opened or read to its end (page checksums included), if it lacks a
 documented column or has it in another type, or if it holds points of another stream or hour than
-its name. Names are wrong if two parts of one receiver and hour overlap and neither covers the
-other: their points would count twice. Other objects are only mentioned.
+its name. Times may be in microseconds or, as 0.1.0 wrote them, in nanoseconds. If two parts of one
+receiver and hour overlap and neither covers the other, points may count twice until the next merge.
+Other objects are only mentioned.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,21 +22,23 @@ from rayotel.errors import StorageMissing
 from rayotel.lake import catalog, layout
 from rayotel.lake.layout import Part
 from rayotel.lake.parts import STREAM_MARK, signal_in
-from rayotel.lake.schema import NANOSECONDS, OLD_TIMESTAMP, TIMESTAMP, in_microseconds
 from rayotel.lake.storage.interface import Storage
 from rayotel.model import NANOSECONDS_PER_HOUR, TimeRange
 
 BATCH_ROWS = 65_536
-ASIDE = ".damaged/"
+MICROSECONDS_PER_HOUR = NANOSECONDS_PER_HOUR // 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something about an object. `is_damage`: answers are wrong or impossible because of it."""
+    """Something about an object. `is_damage`: answers are wrong or impossible because of it.
+
+    `can_move`: moving it aside mends that."""
 
     key: str
     words: str
     is_damage: bool
+    can_move: bool = True
 
 
 @dataclass(slots=True)
@@ -87,9 +91,8 @@ def _schema_fault(file: pq.ParquetFile) -> str | None:
         if column.name not in schema.names:
             return f"has no column '{column.name}'"
         kind = schema.field(column.name).type
-        # parts of 0.1.0 have nanoseconds
-        is_old_time = column.type == TIMESTAMP and kind == OLD_TIMESTAMP
-        if kind != column.type and not is_old_time and not pa.types.is_nested(kind):
+        are_times = pa.types.is_timestamp(kind) and pa.types.is_timestamp(column.type)
+        if kind != column.type and not are_times and not pa.types.is_nested(kind):
             return f"column '{column.name}' is {kind}, not {column.type}"
     folded = [name.lower() for name in schema.names]
     if len(set(folded)) != len(folded):
@@ -105,9 +108,9 @@ def _rows_fault(file: pq.ParquetFile, part: Part, done: Verified) -> str | None:
     rows = 0
     for batch in file.iter_batches(BATCH_ROWS):
         rows += batch.num_rows
-        times = in_microseconds(batch.column("time_unix_nano"), TIMESTAMP)
-        hours = times.cast(pa.int64()).to_numpy() // (NANOSECONDS_PER_HOUR // NANOSECONDS)
-        if len(hours) and set(hours) != {part.name.hour}:
+        times = batch.column("time_unix_nano").cast(pa.timestamp("us", "UTC"), safe=False)
+        hours = times.cast(pa.int64()).to_numpy() // MICROSECONDS_PER_HOUR
+        if len(hours) and ((hours != part.name.hour).any()):
             return "has points of another hour"
     if rows != file.metadata.num_rows:
         return f"has {rows} rows and promises {file.metadata.num_rows}"
@@ -126,8 +129,9 @@ def _overlaps(parts: list[Part]) -> Iterator[Finding]:
                     yield Finding(
                         part.name.key,
                         f"overlaps '{other.name.key}' and neither covers the other:"
-                        " points may be counted twice",
+                        " points may count twice until 'rayotel compact' or a server merges them",
                         is_damage=True,
+                        can_move=False,
                     )
 
 
@@ -143,7 +147,9 @@ def move_aside(storage: Storage, key: str) -> str:
     with tempfile.TemporaryDirectory(prefix="rayotel-verify-") as directory:
         path = Path(directory) / "object"
         storage.fetch(key, path)
-        target = ASIDE + key
-        storage.put_file(target, path)
+        for number in itertools.count():
+            target = f"{layout.DAMAGED}{key}{f'.{number}' if number else ''}"
+            if storage.put_new_file(target, path):
+                break
     storage.delete(key)
     return target
