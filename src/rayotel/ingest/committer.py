@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rayotel.errors import RayotelError, StorageError, WalError
+from rayotel.ingest.overflow import OverflowTelling
 from rayotel.ingest.wal import segments
 from rayotel.ingest.wal.journal import Journal, Segment
 from rayotel.ingest.wal.recent_events import StoredEvents
@@ -93,6 +94,7 @@ class Committer:
         self._storage_away = Failing()
         self._stuck = Failing()
         self._told_elsewhere: set[tuple[str, str]] = set()
+        self._overflow = OverflowTelling(telemetry)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._deadline = float("inf")
@@ -260,6 +262,7 @@ class Committer:
         name = PartName(stream, hour.hour, self._journal.receiver, spans, 0, is_settled=False)
         content = parts.to_parquet(hour, stream, signal, "")
         self._storage.put_new(name.key, content)
+        self._overflow.stored(stream, hour.overflow_rows)
         self._telemetry.parts_written.inc()
         self._telemetry.part_bytes.inc(len(content))
 
