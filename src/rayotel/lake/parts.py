@@ -69,6 +69,9 @@ def to_parquet(hour: HourRows, stream: str, signal: Signal, source: str) -> memo
     with part_writer(sink, hour.schema, stream, signal, recipe, marks) as writer:
         for piece in hour.pieces:
             writer.write_table(piece, row_group_size=ROW_GROUP_ROWS)
+            if piece.nbytes > PIECE_BYTES // 2:
+                # what the next piece takes need not come on top
+                pa.default_memory_pool().release_unused()
     return memoryview(sink.getvalue())
 
 

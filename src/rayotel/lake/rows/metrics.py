@@ -29,6 +29,7 @@ from rayotel.lake.rows.series_columns import (
     fixed_bytes,
     fixed_columns,
 )
+from rayotel.lake.rows.series_index import SeriesIndex
 from rayotel.lake.rows.stream_memory import StreamMemory
 from rayotel.lake.rows.tables import Tables, Wanted, cuts_of, in_pieces
 from rayotel.lake.signal import METRICS
@@ -56,7 +57,7 @@ class _Sorted:
     numbers: Indexes
     rows: Indexes
     place: Indexes
-    hours: Ints
+    hours: Indexes
     begins: Ints
 
 
@@ -72,69 +73,73 @@ def tables(
     """
     del is_stored
     points = CommitPoints(batches, memory.series)
-    hours = _hours(points.time)
+    hours = (points.time // NANOSECONDS_PER_HOUR).astype(np.int32)
     some = _chosen(hours, wanted)
-    if not len(some):
+    if (some is not None and not len(some)) or not len(hours):
         return Tables(iter(()))
     ordered, left_out = _sorted(points, memory, hours, some)
     return Tables(_made(ordered, memory), (), left_out)
 
 
-def _hours(time: Ints) -> Ints:
-    return time // NANOSECONDS_PER_HOUR
-
-
-def _chosen(hours: Ints, wanted: Wanted) -> Indexes:
-    """The rows of the hours that are wanted."""
+def _chosen(hours: Indexes, wanted: Wanted) -> Indexes | None:
+    """The rows of the hours that are wanted; None: all."""
     if not len(hours):
-        return np.empty(0, np.int32)
+        return None
     first, last = int(hours.min()), int(hours.max())
     present = [first] if first == last else np.unique(hours).tolist()
     unwanted = [hour for hour in present if not wanted(hour)]
     if not unwanted:
-        return np.arange(len(hours), dtype=np.int32)
+        return None
     return np.flatnonzero(np.isin(hours, unwanted, invert=True)).astype(np.int32)
 
 
 def _sorted(
-    points: CommitPoints, memory: StreamMemory, hours: Ints, chosen: Indexes
+    points: CommitPoints, memory: StreamMemory, hours: Indexes, some: Indexes | None
 ) -> tuple[_Sorted, int]:
-    """The chosen rows in order, and how many of them are left out."""
-    of_rows = points.series.take(chosen)
-    index = memory.series
-    is_used = np.zeros(len(index), np.bool_)
-    is_used[of_rows] = True
-    present = np.flatnonzero(is_used).astype(np.int32)
-    numbers, places = index.placed(present)
-    place_of = np.empty(len(index), np.int32)
-    place_of[present] = places
-    place = place_of.take(of_rows)
-    time, hour = points.time.take(chosen), hours.take(chosen)
-    order = _order(hour, place, time)
-    place, time, hour = place.take(order), time.take(order), hour.take(order)
-    rows = chosen.take(order)
+    """The rows at `some` (None: all) in order, and how many of them are left out."""
+    time, series = points.time, points.take_series()
+    if some is not None:
+        time, series, hours = time.take(some), series.take(some), hours.take(some)
+    numbers, place = _placed(memory.series, series)
+    del series
+    order = _order(hours, place, time)
+    place, hours, time = place.take(order), hours.take(order), time.take(order)
+    rows = order if some is None else some.take(order)
+    del order
     same = (place[1:] == place[:-1]) & (time[1:] == time[:-1])
+    del time
     left_out = 0
     if same.any():
         keep = _not_repeated(points, rows, place, same)
         left_out = len(keep) - int(keep.sum())
         if left_out:
-            place, hour, rows = place[keep], hour[keep], rows[keep]
-    begins = np.flatnonzero(np.append(True, hour[1:] != hour[:-1]))
-    of_hours = hour.take(begins)
-    return _Sorted(points, numbers, rows, place, of_hours, np.append(begins, len(rows))), left_out
+            place, hours, rows = place[keep], hours[keep], rows[keep]
+    begins = np.flatnonzero(np.append(True, hours[1:] != hours[:-1]))
+    ends = np.append(begins, len(rows))
+    return _Sorted(points, numbers, rows, place, hours.take(begins), ends), left_out
 
 
-def _order(hour: Ints, place: Indexes, time: Ints) -> Ints:
+def _placed(index: SeriesIndex, series: Indexes) -> tuple[Indexes, Indexes]:
+    """The series that rows have, in order; and per row the place of its own."""
+    is_used = np.zeros(len(index), np.bool_)
+    is_used[series] = True
+    present = np.flatnonzero(is_used).astype(np.int32)
+    numbers, places = index.placed(present)
+    place_of = np.empty(len(index), np.int32)
+    place_of[present] = places
+    return numbers, place_of.take(series)
+
+
+def _order(hours: Indexes, place: Indexes, time: Ints) -> Indexes:
     """Rows by hour, series, then time, then arrival."""
-    if hour[0] != hour[-1] or (hour != hour[0]).any():
-        return np.lexsort((time, place, hour))
+    if (hours != hours[0]).any():
+        return np.lexsort((time, place, hours)).astype(np.int32)
     # small integers are sorted by radix
     narrow = place.astype(np.uint16) if place.max() < 2**16 else place
-    order = np.argsort(narrow, kind="stable")
+    order = np.argsort(narrow, kind="stable").astype(np.int32)
     by_series, by_time = place.take(order), time.take(order)
-    if ((np.diff(by_time) < 0) & (np.diff(by_series) == 0)).any():
-        return np.lexsort((time, place))
+    if ((by_time[1:] < by_time[:-1]) & (by_series[1:] == by_series[:-1])).any():
+        return np.lexsort((time, place)).astype(np.int32)
     return order
 
 
@@ -273,9 +278,15 @@ def _table(points: CommitPoints, rows: Indexes, labels: SeriesLabels, used: Used
     columns.update(fixed_columns(used))
     columns[schema.OVERFLOW] = labels.overflow()
     arrays, names = [], []
+    nulls: dict[pa.DataType, pa.Array] = {}
     for fixed in schema.METRIC_COLUMNS:
         array = columns.get(fixed.name)
-        arrays.append(pa.nulls(len(rows), fixed.type) if array is None else array)
+        if array is None:
+            # one array serves all columns of a type
+            array = nulls.get(fixed.type)
+            if array is None:
+                array = nulls[fixed.type] = pa.nulls(len(rows), fixed.type)
+        arrays.append(array)
         names.append(fixed.name)
     for name, array in labels.columns():
         arrays.append(array)

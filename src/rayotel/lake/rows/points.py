@@ -28,8 +28,7 @@ _EXEMPLAR_BYTES = 400
 class CommitPoints:
     """The points of all batches of a commit, in order of their kind, then of arrival.
 
-    A row is a place among them. `request` is the number of a row's batch, `series` that of its
-    series in the index, `time` in nanoseconds.
+    A row is a place among them. `request` is the number of a row's batch; `time` is in nanoseconds.
     """
 
     def __init__(self, batches: Sequence[MetricBatch], index: SeriesIndex) -> None:
@@ -50,7 +49,7 @@ class CommitPoints:
         numbers = np.array([number for number, _, _ in entries], np.int32)
         none = np.empty(0, np.int32)
         self.request: Indexes = np.repeat(numbers, [len(points) for points in chunks])
-        self.series: Indexes = np.concatenate(
+        self._series: Indexes = np.concatenate(
             [none, *(spread.take(points.series) for _, points, spread in entries)]
         )
         self.time: Ints = np.concatenate(
@@ -59,6 +58,11 @@ class CommitPoints:
         self.names = tuple({name: None for points in chunks for name in points.values})
         self.has_starts = any(points.start is not None for points in chunks)
         self.has_flags = any(points.flags is not None for points in chunks)
+
+    def take_series(self) -> Indexes:
+        """The number of each row's series in the index, which are let go here."""
+        series, self._series = self._series, np.empty(0, np.int32)
+        return series
 
     @property
     def request_count(self) -> int:

@@ -38,8 +38,11 @@ class Tables:
 
 
 def cuts_of(costs: npt.NDArray[np.int64]) -> list[int]:
-    """Where pieces of rows with these costs in bytes begin, and where the last ends."""
-    ends = np.cumsum(costs)
+    """Where pieces of rows with these costs in bytes begin, and where the last ends.
+
+    The costs are used up.
+    """
+    ends = np.cumsum(costs, out=costs)
     cuts = [0]
     while cuts[-1] < len(costs):
         before = int(ends[cuts[-1] - 1]) if cuts[-1] else 0

@@ -24,7 +24,7 @@ from rayotel.errors import (
     StorageUnavailable,
 )
 from rayotel.lake import catalog
-from rayotel.lake.layout import Part, Span
+from rayotel.lake.layout import Part, PartName, Span
 from rayotel.lake.merge.by_signal import merge, rows_of
 from rayotel.lake.merge.process import MergeTooLarge, is_damage, is_small, merge_apart
 from rayotel.lake.storage.interface import Storage, side_by_side
