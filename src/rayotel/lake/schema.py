@@ -14,11 +14,11 @@ names, so:
    order; rows with another spelling keep it in `labels_overflow`.
 3. If one data point has two such labels, or one label twice, the column holds the first in ASCII
    order (the first sent), and `labels_overflow` the others.
-4. A name with control characters, or of more than 200 characters, or beyond the bound on a stream's
-   label columns goes to `labels_overflow` too: a JSON object of column name to text (or to a list
-   of texts).
+4. A name with control characters, or of more than 200 characters, or beyond the bound on the label
+   columns of a part (see `label_columns`) goes to `labels_overflow` too: a JSON object of column
+   name to text (or to a list of texts).
 
-The rule looks at one data point at a time and needs no state, so every receiver and every year
+Rules 1 to 3 look at one data point at a time and need no state, so every receiver and every year
 give the same answer. docs/columns.md has the text of a value.
 """
 

@@ -49,7 +49,7 @@ from rayotel.lake.signal import METRICS
 RUN_ROWS = 262_144
 RUN_POINT_BYTES = 48 << 20
 RUN_SERIES_BYTES = 48 << 20
-READ_ROWS, MIN_READ_ROWS, READ_BYTES = 32_768, 16, 24 << 20
+READ_ROWS, READ_BYTES = 32_768, 24 << 20
 RUN_STEP_ROWS = 32_768
 # a row group ends with whichever comes first, too: bytes of its series, of its points, of codes
 BLOCK_SERIES_BYTES = 24 << 20
@@ -258,7 +258,7 @@ def _rows_at_once(metadata: pq.FileMetaData, columns: int) -> int:
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
     # what has no dictionary is as large in memory as in the file before compression
     plain = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
-    return max(MIN_READ_ROWS, min(READ_ROWS, READ_BYTES // (plain + 4 * columns + 1)))
+    return max(1, min(READ_ROWS, READ_BYTES // (plain + 4 * columns + 1)))
 
 
 def _held(metadata: pq.FileMetaData) -> set[str]:

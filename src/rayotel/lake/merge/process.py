@@ -28,8 +28,9 @@ IN_PROCESS_BYTES = 2 << 20
 IN_PROCESS_UNPACKED_BYTES = 32 << 20
 POLITENESS = 10
 _EXIT_DAMAGED, _EXIT_FAILED, _EXIT_TOO_LARGE = 3, 4, 5
-# A merge holds one run or one row group and stays below 512 MB, as measured on hostile parts. What
-# this misses ends here: addresses are limited, of which libraries reserve more than they use.
+# A merge holds one run or one row group: hostile parts were measured below 512 MB, but for a series
+# whose own points are larger than a row group. Nothing can take more than this: addresses are
+# limited, of which libraries reserve more than they use.
 MAX_ADDRESS_BYTES = 2 << 30
 # ended by itself; aborted or killed by whoever could not give it memory
 _OUT_OF_MEMORY = (_EXIT_TOO_LARGE, -signal.SIGABRT, -signal.SIGKILL, -signal.SIGSEGV)
