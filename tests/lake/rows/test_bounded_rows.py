@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -168,7 +169,8 @@ def test_a_point_that_one_request_repeats_is_left_out() -> None:
         {"data_point_value": np.array([1.0, 2.0, 1.0, 1.0])},
     )
     batch = MetricBatch(ARRIVAL, series, [chunk])
-    made = by_signal.tables(METRICS, [batch, batch], StreamMemory(512), lambda _: False)
+    later = replace(batch, arrival=replace(ARRIVAL, received_unix_nano=START + 1000))
+    made = by_signal.tables(METRICS, [batch, later], StreamMemory(512), lambda _: False)
     (hour,) = made.hours
     assert made.left_out == 2
     (table,) = hour.pieces

@@ -157,7 +157,8 @@ def _not_repeated(
         columns["start_time_unix_nano"] = pa.array(points.starts(suspects))
     columns["series"] = pa.array(place.take(again))
     columns["time"] = pa.array(points.time.take(suspects))
-    columns["request"] = pa.array(points.request.take(suspects))
+    # merging tells requests apart by their arrival alone
+    columns["request"] = pa.array(points.origins(suspects))
     codes = repeats.codes(columns.values())
     _, first = np.unique(codes, return_index=True)
     keep = np.ones(len(rows), np.bool_)

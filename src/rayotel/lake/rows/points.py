@@ -108,6 +108,22 @@ class CommitPoints:
             ),
         }
 
+    def origins(self, rows: Indexes) -> Indexes:
+        """A number for the arrival of each row's request, equal where parts show it as equal."""
+        known: dict[tuple[int, str, str], int] = {}
+        of_requests = [
+            known.setdefault(
+                (
+                    arrival.received_unix_nano // schema.NANOSECONDS,
+                    arrival.source_ip,
+                    arrival.user_agent,
+                ),
+                len(known),
+            )
+            for arrival in self._arrivals
+        ]
+        return np.array(of_requests, np.int32).take(self.request.take(rows))
+
     def list_bytes(self) -> Ints | None:
         """About how many bytes the lists of each row take; None: there are no lists."""
         total: Ints | None = None
