@@ -294,7 +294,9 @@ def rewritten(path: Path, recipe: Recipe, group_rows: int) -> tuple[int, float]:
     held = [name for name in table.column_names if table.column(name).null_count < len(table)]
     other = path.with_suffix(".other")
     seconds = 0.0
-    with parts.part_writer(other, table.schema, "s", METRICS, recipe.holding(held)) as writer:
+    with parts.part_writer(
+        other, table.schema, "s", METRICS, recipe.holding(held), parts.Marks()
+    ) as writer:
         for start in range(0, len(table), group_rows):
             group = table.slice(start, group_rows).combine_chunks()
             for at, one in enumerate(group.schema):

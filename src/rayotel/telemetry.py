@@ -133,6 +133,12 @@ class Telemetry:
         self.hours_compacted = Counter(
             "rayotel_hours_compacted", "Hours whose parts were merged into one.", registry=registry
         )
+        self.rows_overflowed = Counter(
+            "rayotel_rows_overflowed",
+            "Rows stored with a label in labels_overflow because of the bound on label columns.",
+            ["stream"],
+            registry=registry,
+        )
         self.rows_repeated = Counter(
             "rayotel_rows_repeated",
             "Duplicate points and events removed, by stage.",
@@ -182,6 +188,10 @@ class Telemetry:
                 lost[signal].labels(reason).inc(count)
         for drop, count in batch.dropped.items():
             self.dropped(drop, count)
+
+    def count_overflow(self, stream: str, rows: int) -> None:
+        """Rows of a stream with labels beyond the bound on label columns."""
+        self.rows_overflowed.labels(self._label(stream)).inc(rows)
 
     def _label(self, stream: str) -> str:
         if stream not in self._streams:

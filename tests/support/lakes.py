@@ -50,7 +50,7 @@ def tables_by_hour(
 ) -> dict[int, pa.Table]:
     """The rows of batches of one stream, by hour, as a commit makes them."""
     made = by_signal.tables(signal, batches, memory, lambda _: False)
-    return {hour.hour: pa.concat_tables(hour.pieces) for hour in made.hours}
+    return {hour.hour: pa.concat_tables(list(hour.pieces)) for hour in made.hours}
 
 
 def part(table: pa.Table, stream: str = "s", signal: Signal = METRICS) -> memoryview:

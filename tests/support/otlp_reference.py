@@ -41,6 +41,7 @@ PROTOBUF_TYPE, JSON_TYPE = "application/x-protobuf", "application/json"
 ARRIVAL = Arrival("metrics", "s", PROTOBUF_TYPE, "identity", ARRIVED, "192.0.2.1", "tester")
 # not a property of the point alone
 ABOUT_ARRIVAL = frozenset({"p_timestamp", "p_src_ip", "p_user_agent", "series_id", OVERFLOW})
+TIMES = ("time_unix_nano", "start_time_unix_nano", "p_timestamp")
 TEMPORALITIES = {0: "unspecified", 1: "delta", 2: "cumulative"}
 Labels = list[tuple[str, str]]
 
@@ -62,7 +63,24 @@ class Point(NamedTuple):
 def points_of(
     request: ExportMetricsServiceRequest, headers: Iterable[tuple[str, str]] = ()
 ) -> Iterator[Point]:
-    """All data points of a request, in the order sent."""
+    """All data points of a request, in the order sent, as they are stored.
+
+    A point that the request repeats exactly counts once. Then times are cut to microseconds.
+    """
+    sent = {point.key(): point for point in reversed(list(_points_sent(request, headers)))}
+    for fixed, labels in reversed(sent.values()):
+        cut = {name: in_microseconds(fixed[name]) for name in TIMES if name in fixed}
+        yield Point({**fixed, **cut}, labels)
+
+
+def in_microseconds(unix_nano: int) -> int:
+    """A time without what is less than a microsecond, in nanoseconds."""
+    return unix_nano // 1000 * 1000
+
+
+def _points_sent(
+    request: ExportMetricsServiceRequest, headers: Iterable[tuple[str, str]] = ()
+) -> Iterator[Point]:
     for by_resource in request.resource_metrics:
         resource = by_resource.resource
         references = [
@@ -234,7 +252,9 @@ def exemplars_of(point: Any) -> Any:
     for one in point.exemplars:
         sent = one.WhichOneof("value")
         fields = {
-            "time_unix_nano": one.time_unix_nano if 0 < one.time_unix_nano < 2**63 else None,
+            "time_unix_nano": in_microseconds(one.time_unix_nano)
+            if 0 < one.time_unix_nano < 2**63
+            else None,
             "value": float(getattr(one, sent)) if sent else None,
             "value_int": one.as_int if sent == "as_int" else None,
             "trace_id": one.trace_id.hex() or None,
@@ -325,7 +345,8 @@ def rows_of(table: Any) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{} for _ in range(table.num_rows)]
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count < len(column):
-            values = column.cast(with_integer_times(column.type)).to_pylist()
+            values = column.cast(in_nanoseconds(column.type))
+            values = values.cast(with_integer_times(values.type)).to_pylist()
             for row, value in zip(rows, values, strict=True):
                 if value is not None:
                     row[name] = json.loads(value) if name in JSON_COLUMNS else value
@@ -334,6 +355,17 @@ def rows_of(table: Any) -> list[dict[str, Any]]:
             if one["filtered_attributes"] is not None:
                 one["filtered_attributes"] = json.loads(one["filtered_attributes"])
     return rows
+
+
+def in_nanoseconds(kind: Any) -> Any:
+    """The Arrow type with nanoseconds for times."""
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("ns", kind.tz)
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(in_nanoseconds(kind.value_field.type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([member.with_type(in_nanoseconds(member.type)) for member in kind])
+    return kind
 
 
 def with_integer_times(kind: Any) -> Any:

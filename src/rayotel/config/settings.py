@@ -162,7 +162,10 @@ class Settings:
         "labels not stored, of all metrics or of some: 'otel_scope_* ray_component_*:pid'",
         values.label_patterns,
     )
-    max_label_columns: int = _stored(512, "label columns of a stream; further labels become JSON")
+    max_label_columns: int = _stored(
+        512,
+        "label columns of a part beside Ray's own and those of headers; further labels become JSON",
+    )
 
     retention: Policy = _upkeep(  # noqa: RUF009
         "",

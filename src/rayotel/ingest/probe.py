@@ -155,7 +155,8 @@ def _part(decoder: Decoder, probe: _Probe) -> memoryview:
 def _merged(table: pa.Table, signal: Signal) -> memoryview:
     """A part as a merge writes it."""
     sink = pa.BufferOutputStream()
-    with parts.part_writer(sink, table.schema, STREAM, signal, signal.merged) as writer:
+    marks = parts.Marks()
+    with parts.part_writer(sink, table.schema, STREAM, signal, signal.merged, marks) as writer:
         writer.write_table(table)
     return memoryview(sink.getvalue())
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from rayotel.lake.parts import OVERFLOW_MARK, SOURCE_MARK, signal_in
+from rayotel.lake import schema
+from rayotel.lake.parts import SOURCE_MARK, overflow_rows_in, signal_in
 from rayotel.model import TimeRange
 
 
@@ -61,23 +62,27 @@ def read_footer(end: bytes) -> Footer:
 
     try:
         metadata = pq.read_metadata(pa.BufferReader(end))
-        schema = metadata.schema.to_arrow_schema()
-        first, last = _event_times(metadata)
+        columns = metadata.schema.to_arrow_schema()
+        first, last = _event_times(metadata, columns)
         marks = metadata.metadata or {}
-        named = signal_in(marks, schema.names)
-        source = marks.get(SOURCE_MARK, b"").decode("ascii")
-        overflow_rows = int(marks.get(OVERFLOW_MARK, b"0"))
+        named = signal_in(marks, columns.names)
+        source = marks.get(SOURCE_MARK, b"").decode("ascii", "replace")
+        overflow_rows = overflow_rows_in(marks)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(str(error).partition("\n")[0]) from None
-    plain = schema.remove_metadata()
+    plain = columns.remove_metadata()
     return Footer(named.name, metadata.num_rows, first, last, plain, source, overflow_rows)
 
 
-def _event_times(metadata: Any) -> tuple[int | None, int | None]:
+def _event_times(metadata: Any, columns: pa.Schema) -> tuple[int | None, int | None]:
     """The first and last event time by the statistics; None where a row group has none."""
     place = metadata.schema.names.index("time_unix_nano")
     groups = range(metadata.num_row_groups)
     statistics = [metadata.row_group(group).column(place).statistics for group in groups]
     if not statistics or any(group is None or not group.has_min_max for group in statistics):
         return None, None
-    return min(group.min_raw for group in statistics), max(group.max_raw for group in statistics)
+    kind = columns.field("time_unix_nano").type
+    unit = 1 if kind.unit == "ns" else schema.NANOSECONDS  # parts of 0.1.0 have nanoseconds
+    first = min(group.min_raw for group in statistics)
+    last = max(group.max_raw for group in statistics)
+    return first * unit, last * unit

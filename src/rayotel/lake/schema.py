@@ -14,23 +14,27 @@ names, so:
    order; rows with another spelling keep it in `labels_overflow`.
 3. If one data point has two such labels, or one label twice, the column holds the first in ASCII
    order (the first sent), and `labels_overflow` the others.
-4. A name with control characters, or of more than 200 characters, or beyond the bound on a stream's
-   label columns goes to `labels_overflow` too: a JSON object of column name to text (or to a list
-   of texts).
+4. A name with control characters, or of more than 200 characters, or beyond the bound on the label
+   columns of a part (see `label_columns`) goes to `labels_overflow` too: a JSON object of column
+   name to text (or to a list of texts).
 
-The rule looks at one data point at a time and needs no state, so every receiver and every year
+Rules 1 to 3 look at one data point at a time and need no state, so every receiver and every year
 give the same answer. docs/columns.md has the text of a value.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-TIMESTAMP = pa.timestamp("ns", tz="UTC")
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+OLD_TIMESTAMP = pa.timestamp("ns", tz="UTC")  # of parts of 0.1.0
+NANOSECONDS = 1000  # of a unit of TIMESTAMP
 _EXEMPLAR = pa.struct(
     [
         ("time_unix_nano", TIMESTAMP),
@@ -148,7 +152,48 @@ EVENT_TYPES: dict[str, pa.DataType] = {column.name: column.type for column in EV
 _METRIC_NAMES = frozenset(METRIC_TYPES)
 # engines that read hive-style folders make columns of these
 _DIRECTORIES = frozenset({"date", "hour"})
-_LABEL_PREFIXES = ("metric_", "resource_", "scope_", "data_point_", "header_", "p_")
+_ATTRIBUTE_PREFIXES = ("metric_", "resource_", "scope_")
+_LABEL_PREFIXES = (*_ATTRIBUTE_PREFIXES, "data_point_", "header_", "p_")
+
+
+FIRST_LABEL_ID = 1000
+_MEMBER_IDS, _MEMBERS = 100, 10
+
+
+def field_id(name: str, places: Mapping[str, int]) -> int:
+    """The Parquet field id of a column, by which engines know it whatever its case.
+
+    A fixed column has its place, counted from 1: `places` are those of a signal, so a new column
+    is put at the end. A label's column has a number from a hash of its name, the same for every
+    receiver and year.
+    """
+    place = places.get(name)
+    return _label_id(name.lower()) if place is None else place + 1
+
+
+@functools.lru_cache(1 << 14)
+def _label_id(folded: str) -> int:
+    digest = hashlib.blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=4).digest()
+    return FIRST_LABEL_ID + int.from_bytes(digest, "big") % 2**30
+
+
+def with_ids(columns: pa.Schema, places: Mapping[str, int]) -> pa.Schema:
+    """The same columns with their field ids, members of lists and structs included."""
+    return pa.schema([_identified(field, field_id(field.name, places), None) for field in columns])
+
+
+def _identified(field: pa.Field, number: int, members: Iterator[int] | None) -> pa.Field:
+    kind = field.type
+    # of a fixed column with members: an element has the first of ten ids, its fields the next
+    if members is None and pa.types.is_nested(kind):
+        members = iter(range(_MEMBER_IDS + number * _MEMBERS, FIRST_LABEL_ID))
+    if pa.types.is_list(kind):
+        assert members is not None
+        kind = pa.list_(_identified(kind.value_field, next(members), members))
+    elif pa.types.is_struct(kind):
+        assert members is not None
+        kind = pa.struct([_identified(member, next(members), members) for member in kind])
+    return pa.field(field.name, kind, field.nullable, {"PARQUET:field_id": str(number)})
 
 
 def label_column(prefix: str, key: str) -> str:
@@ -168,6 +213,19 @@ def header_column(name: str, fixed_names: Collection[str] = _METRIC_NAMES) -> st
     if plain in fixed_names or plain in _DIRECTORIES or plain.startswith(_LABEL_PREFIXES):
         return f"header_{plain}"
     return plain
+
+
+def in_microseconds(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """A column as `kind`, whose times are microseconds; parts of 0.1.0 have nanoseconds.
+
+    What is less than a microsecond is cut off; no time is before 1970.
+    """
+    return column if column.type == kind else column.cast(kind, safe=False)
+
+
+def is_of_header(column: str) -> bool:
+    """Whether a label column is one of a header."""
+    return not column.lower().startswith(_ATTRIBUTE_PREFIXES)
 
 
 def fits_a_column(column: str) -> bool:

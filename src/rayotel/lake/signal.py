@@ -43,11 +43,13 @@ class Signal:
     is_otlp: bool
     rejected_field: str = ""
     types: Mapping[str, pa.DataType] = field(init=False)
+    places: Mapping[str, int] = field(init=False)
     fresh: Recipe = field(init=False)
 
     def __post_init__(self) -> None:
         types = {column.name: column.type for column in self.columns}
         object.__setattr__(self, "types", types)
+        object.__setattr__(self, "places", {name: place for place, name in enumerate(types)})
         object.__setattr__(self, "fresh", committed(self.merged))
 
     def header_column(self, name: str) -> str:

@@ -23,7 +23,10 @@ from rayotel.query.snapshot import snapshot
 
 @dataclass(frozen=True, slots=True)
 class StreamOverview:
-    """One stream. Times are event times; `lag_seconds`: from the last event to now."""
+    """One stream. Times are event times; `lag_seconds`: from the last event to now.
+
+    `overflow_rows`: rows of its parts with labels that have no column because of the bound.
+    """
 
     stream: str
     rows: int
@@ -32,6 +35,7 @@ class StreamOverview:
     first_event: datetime | None
     last_event: datetime | None
     lag_seconds: float | None
+    overflow_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +72,15 @@ def streams(
     overviews = []
     for name, parts in by_stream.items():
         size = sum(part.size_bytes for part in parts)
-        told = _of_footers(list(itertools.islice(footers, len(parts))), range_)
+        of_parts = list(itertools.islice(footers, len(parts)))
+        overflow = sum(footer.overflow_rows for footer in of_parts)
+        told = _of_footers(of_parts, range_)
         rows, first, last = told or _of_rows(lake, name, range_)
         lag = None if last is None else time.time() - last / NANOSECONDS_PER_SECOND
         overviews.append(
-            StreamOverview(name, rows, size, len(parts), _moment(first), _moment(last), lag)
+            StreamOverview(
+                name, rows, size, len(parts), _moment(first), _moment(last), lag, overflow
+            )
         )
     return overviews
 
@@ -157,6 +165,7 @@ def table(overviews: list[StreamOverview]) -> pa.Table:
             ("first_event", _MOMENT),
             ("last_event", _MOMENT),
             ("lag_seconds", pa.float64()),
+            ("overflow_rows", pa.int64()),
         ]
     )
     return pa.Table.from_pylist([asdict(overview) for overview in overviews], schema=schema)

@@ -43,6 +43,7 @@ from support.otlp_reference import (
     decode,
     frozen,
     gauges,
+    in_microseconds,
     new_decoder,
     points_of,
     rows_of,
@@ -106,7 +107,11 @@ def test_any_request_becomes_the_rows_that_the_schema_promises(
         received = ARRIVED + number
         how: dict[str, Any] = {"received_unix_nano": received, "header_columns": headers}
         batches.append(decode(request.SerializeToString(), **how))
-        arrival = {"p_timestamp": received, "p_src_ip": "192.0.2.1", "p_user_agent": "tester"}
+        arrival = {
+            "p_timestamp": in_microseconds(received),
+            "p_src_ip": "192.0.2.1",
+            "p_user_agent": "tester",
+        }
         for fixed, labels in points_of(request, headers):
             points[fixed["time_unix_nano"] // HOUR].append(Point({**fixed, **arrival}, labels))
     files = stored(*batches)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -163,6 +164,11 @@ def test_runs_that_meet_are_put_in_order() -> None:
     sent = [gauges(0, 50), gauges(25, 30), gauges(100, 101), gauges(25, 75), gauges(9, 11, "a")]
     for one in sent:
         tables_by_hour([one], memory)
+    # requests of one moment with equal points would be one
+    sent = [
+        replace(one, arrival=replace(ARRIVAL, received_unix_nano=ARRIVED + 1000 * number))
+        for number, one in enumerate(sent)
+    ]
     (table,) = tables_by_hour(sent, memory).values()
     names = zip(table["metric_name"].to_pylist(), table["metric_worker"].to_pylist(), strict=True)
     found = list(names)

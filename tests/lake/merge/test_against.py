@@ -27,8 +27,8 @@ Points = Sequence[tuple[int, float, str]]
 
 
 def part(storage: Storage, number: int, points: Points) -> Path:
-    """A part with points (moment, value, label)."""
-    bodies = [gauge_request(v, time_unix_nano=START + t, k=k) for t, v, k in points]
+    """A part with points (moment in microseconds, value, label)."""
+    bodies = [gauge_request(v, time_unix_nano=START + 1000 * t, k=k) for t, v, k in points]
     (key,) = commit(storage, number, *bodies)
     return Path(storage.url) / key
 
@@ -42,7 +42,7 @@ def merged(
     rows = merge(inputs, work / "out", "s", work, against)
     table = pq.read_table(work / "out")
     assert table.num_rows == rows
-    times = [moment.value - START for moment in table.column("time_unix_nano")]
+    times = [moment.value - START // 1000 for moment in table.column("time_unix_nano")]
     columns = (table.column("data_point_value").to_pylist(), _labels(table))
     return sorted(zip(times, *columns, strict=True))
 
@@ -94,9 +94,10 @@ def test_columns_of_the_part_beside_are_not_taken_over(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "lake"))
     inputs = [part(storage, 1, [(1, 1.0, "a")])]
     bodies = [
-        gauge_request(1, time_unix_nano=START + n, k="a", **{f"only{n}": "x"}) for n in (1, 2)
+        gauge_request(1, time_unix_nano=START + 1000 * n, k="a", **{f"only{n}": "x"})
+        for n in (1, 2)
     ]
-    (key,) = commit(storage, 2, *bodies, gauge_request(3, time_unix_nano=START + 1, k="a"))
+    (key,) = commit(storage, 2, *bodies, gauge_request(3, time_unix_nano=START + 1000, k="a"))
     beside = [Path(storage.url) / key]
     assert merged(inputs, beside, tmp_path / "work") == [(1, 1.0, "a")]
     names = pq.read_schema(tmp_path / "work" / "out").names

@@ -104,7 +104,7 @@ def test_a_point_sent_twice_is_one(storage: Storage, tmp_path: Path) -> None:
     values = (1.0, 1.0, 2.0, float("nan"), float("nan"))
     for number, value in enumerate(values, 1):
         commit(storage, number, gauge_request(value, time_unix_nano=START, k="a"))
-    commit(storage, 6, gauge_request(1.0, time_unix_nano=START + 1, k="a"))
+    commit(storage, 6, gauge_request(1.0, time_unix_nano=START + 1000, k="a"))
     commit(storage, 7, gauge_request(1.0, time_unix_nano=START, k="b"))
     compact(storage, tmp_path)
     found = ask(storage, "SELECT metric_k, data_point_value AS v FROM s ORDER BY ALL")
@@ -294,7 +294,7 @@ def test_questions_during_compaction_see_every_row(storage: Storage, tmp_path: P
     wrong: list[int] = []
     stop = threading.Event()
     for number in range(1, 4):
-        commit(storage, number, gauge_request(1, 2, 3, time_unix_nano=START + 10 * number))
+        commit(storage, number, gauge_request(1, 2, 3, time_unix_nano=START + 10_000 * number))
 
     def question() -> None:
         while not stop.is_set():
@@ -314,7 +314,7 @@ def test_questions_during_compaction_see_every_row(storage: Storage, tmp_path: P
     schedule = Schedule(after_seconds=0, grace_seconds=2)
     for number in range(4, 10):
         Compactor(storage, tmp_path, schedule).run(RECEIVER)
-        commit(storage, number, gauge_request(1, 2, 3, time_unix_nano=START + 10 * number))
+        commit(storage, number, gauge_request(1, 2, 3, time_unix_nano=START + 10_000 * number))
         wait_until(was_asked(number - 3))
     stop.set()
     thread.join()
@@ -445,9 +445,9 @@ def test_one_series_may_change_its_description(tmp_path: Path) -> None:
             {
                 "metric_name": ["m"] * 2,
                 "series_id": pa.array([7, 7], pa.int64()),
-                "time_unix_nano": pa.array([START + number, START + 10 + number]).cast(
-                    pa.timestamp("ns", "UTC")
-                ),
+                "time_unix_nano": pa.array(
+                    [START + 1000 * number, START + 1000 * (10 + number)]
+                ).cast(pa.timestamp("ns", "UTC")),
                 "p_timestamp": pa.array([START, START]).cast(pa.timestamp("ns", "UTC")),
                 "metric_description": [told] * 2,
                 "data_point_value": [float(number), float(number)],

@@ -12,12 +12,14 @@ import itertools
 import logging
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rayotel.errors import StorageUnavailable, WalError
 from rayotel.ingest.commit.naming import Place
+from rayotel.ingest.commit.overflow import OverflowTelling
 from rayotel.ingest.wal import segments
 from rayotel.ingest.wal.journal import Journal
 from rayotel.ingest.wal.recent_events import StoredEvents
@@ -51,11 +53,15 @@ class Target:
 
 @dataclass(slots=True)
 class Made:
-    """Results of a commit: `ids` stored, by stream; rows `repeated`; the `places` of its parts."""
+    """Results of a commit: `ids` stored, by stream; rows `repeated`; the `places` of its parts.
+
+    `overflow_rows`: by stream, those with a label that found no column.
+    """
 
     ids: dict[str, Sequence[str]] = field(default_factory=dict)
     repeated: int = 0
     places: list[Place] = field(default_factory=list)
+    overflow_rows: Counter[str] = field(default_factory=Counter)
 
 
 class _Spool:
@@ -100,6 +106,7 @@ class Writer:
         self._journal = journal
         self._max_label_columns = max_label_columns
         self._memories = StreamMemories(max_label_columns)
+        self._overflow = OverflowTelling(telemetry)
         self._told_elsewhere: set[tuple[str, str]] = set()
 
     def write(
@@ -117,6 +124,8 @@ class Writer:
                 spool.close()
         except OSError as error:
             raise WalError(f"cannot keep parts on the disk: {error.strerror or error}") from None
+        for stream, count in made.overflow_rows.items():
+            self._overflow.stored(stream, count)
         return made
 
     def prove(self, batches: Sequence[Batch]) -> None:
@@ -153,6 +162,7 @@ class Writer:
                     place = stream, hour_rows.hour
                     name = PartName(*place, target.receiver, target.spans(place), 0, False)
                     made.places.append(place)
+                    made.overflow_rows[stream] += hour_rows.overflow_rows
                     yield name, parts.to_parquet(hour_rows, stream, BY_NAME[signal], target.source)
 
     def _by_place(self, batches: Sequence[Batch]) -> dict[tuple[str, str], list[Batch]]:

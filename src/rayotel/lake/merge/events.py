@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,8 +22,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayotel.lake import schema
-from rayotel.lake.merge.series import spellings
-from rayotel.lake.parts import part_writer
+from rayotel.lake.label_columns import MAX_LABEL_COLUMNS, always_named, chosen
+from rayotel.lake.merge.series import TEXT
+from rayotel.lake.parts import Marks, overflow_rows_of, part_writer
 from rayotel.lake.recipe import Recipe
 from rayotel.lake.signal import EVENTS
 
@@ -67,20 +70,31 @@ def _merge(
     recipe: Recipe,
     against: Sequence[Path] = (),
 ) -> int:
-    names: set[str] = set()
+    rows: Counter[str] = Counter()
     for path in paths:
-        names.update(pq.read_schema(path).names)
-    labels = sorted(spellings(names - set(schema.EVENT_TYPES)).values())
+        metadata = pq.read_metadata(path)
+        names = metadata.schema.to_arrow_schema().names
+        rows.update(dict.fromkeys(set(names) - set(schema.EVENT_TYPES), metadata.num_rows))
+    always = always_named(EVENTS.ray_labels)
+    labels = sorted(chosen(rows, always, MAX_LABEL_COLUMNS).spelled.values())
     kinds = schema.EVENT_TYPES | dict.fromkeys(labels, pa.string())
-    target = pa.schema(list(kinds.items()))
+    target = pa.schema([(name, _held_as(name, kind)) for name, kind in kinds.items()])
     total = 0
-    with part_writer(output, target, stream, EVENTS, recipe) as writer:
+    marks = Marks()
+    with part_writer(output, target, stream, EVENTS, recipe, marks) as writer:
         for group in _groups(_in_order(paths, _kept(paths, against), target)):
             writer.write_table(group, row_group_size=len(group))
             total += len(group)
             del group
             pa.default_memory_pool().release_unused()
+        marks.overflow_rows = min(total, overflow_rows_of(paths))
     return total
+
+
+def _held_as(name: str, kind: pa.DataType) -> pa.DataType:
+    """The type of a column while it is merged: a text that may repeat stands there once."""
+    is_plain = name in EVENTS.merged.long or name == EVENTS.merged.sorted_by
+    return kind if is_plain or not pa.types.is_string(kind) else TEXT
 
 
 def _kept(paths: Sequence[Path], against: Sequence[Path]) -> list[Keep]:
@@ -103,7 +117,8 @@ def _kept(paths: Sequence[Path], against: Sequence[Path]) -> list[Keep]:
         input_, place = np.concatenate(inputs), np.concatenate(places)
         ids = pa.concat_tables(tables)
         codes = ids.column("event_id").combine_chunks().dictionary_encode().indices.to_numpy()
-        arrived = ids.column("p_timestamp").cast(pa.int64()).to_numpy()
+        arrivals = schema.in_microseconds(ids.column("p_timestamp"), schema.TIMESTAMP)
+        arrived = arrivals.cast(pa.int64()).to_numpy()
         arrived = np.where(input_ < len(paths), arrived, np.iinfo(np.int64).min)
         order = np.lexsort((place, input_, arrived, codes))
         again = order[1:][codes[order[1:]] == codes[order[:-1]]]
@@ -136,9 +151,12 @@ class _Input:
         metadata = file.metadata
         groups = map(metadata.row_group, range(metadata.num_row_groups))
         size = sum(group.total_byte_size for group in groups)
+        size += 4 * metadata.num_rows * len(target)  # codes of texts that the file has packed
         rows = held_bytes * metadata.num_rows // max(size, 1)
         self._batches = file.iter_batches(min(MAX_BATCH_ROWS, max(MIN_BATCH_ROWS, rows)))
         self._keep, self._target = keep, target
+        # of a part of 0.1.0, which was sorted by nanoseconds
+        self._is_to_sort = file.schema_arrow.field("time_unix_nano").type != schema.TIMESTAMP
         self._read = 0
         self.table = target.empty_table()
 
@@ -150,17 +168,27 @@ class _Input:
                 return False
             keep = self._keep[self._read : self._read + len(batch)]
             self._read += len(batch)
-            self.table = self._aligned(pa.Table.from_batches([batch]).filter(pa.array(keep)))
+            table = self._aligned(pa.Table.from_batches([batch]).filter(pa.array(keep)))
+            if self._is_to_sort:
+                table = table.take(pc.sort_indices(table, sort_keys=_SORTED_BY))
+            self.table = table
         return True
 
     def _aligned(self, table: pa.Table) -> pa.Table:
         """With all columns of the output, in their order."""
         columns = {name.lower(): table.column(name) for name in table.column_names}
-        none = [pa.nulls(len(table), field.type) for field in self._target]
-        arrays = [
-            columns.get(field.name.lower(), nulls).cast(field.type)
-            for field, nulls in zip(self._target, none, strict=True)
-        ]
+        wanted = {field.name.lower() for field in self._target}
+        beyond = [name for name in table.column_names if name.lower() not in wanted]
+        if beyond:
+            overflow = _with_labels(columns[schema.OVERFLOW], table.select(beyond))
+            columns[schema.OVERFLOW] = overflow
+        arrays = []
+        for field in self._target:
+            column = columns.get(field.name.lower())
+            if column is None:
+                arrays.append(pa.nulls(len(table), field.type))
+            else:
+                arrays.append(schema.in_microseconds(column, field.type))
         return pa.table(arrays, schema=self._target)
 
     def key(self, row: int) -> Key:
@@ -176,17 +204,37 @@ class _Input:
         return taken
 
 
+def _opened(path: Path, target: pa.Schema) -> pq.ParquetFile:
+    """A part whose texts are read as the output holds them."""
+    held = {field.name.lower() for field in target if field.type == TEXT}
+    texts = [name for name in pq.read_schema(path).names if name.lower() in held]
+    return pq.ParquetFile(path, buffer_size=READ_BUFFER_BYTES, read_dictionary=texts)
+
+
+def _with_labels(overflow: pa.ChunkedArray, labels: pa.Table) -> pa.ChunkedArray:
+    """The overflow of rows with labels that have no column in the output."""
+    texts = []
+    rows = (labels.slice(row, 1).to_pylist()[0] for row in range(len(labels)))
+    for before, row in zip(overflow.to_pylist(), rows, strict=True):
+        named = {name: text for name, text in row.items() if text is not None}
+        both = {**named, **(json.loads(before) if before else {})}
+        told = json.dumps(both, ensure_ascii=False, sort_keys=True)
+        texts.append(told if both else None)
+    return pa.chunked_array([pa.array(texts, pa.string())])
+
+
 def _in_order(paths: Sequence[Path], keep: Sequence[Keep], target: pa.Schema) -> Iterator[pa.Table]:
     """All rows that are kept, sorted, a stretch at a time."""
     with contextlib.ExitStack() as stack:
         held_bytes = HELD_BYTES // len(paths)
         inputs = []
         for path, kept in zip(paths, keep, strict=True):
-            file = stack.enter_context(pq.ParquetFile(path, buffer_size=READ_BUFFER_BYTES))
+            file = stack.enter_context(_opened(path, target))
             inputs.append(_Input(file, kept, target, held_bytes))
         while inputs := [source for source in inputs if source.fill()]:
             last = min(source.key(len(source.table) - 1) for source in inputs)
-            stretch = pa.concat_tables([source.take(last) for source in inputs])
+            taken = [source.take(last) for source in inputs]
+            stretch = pa.concat_tables(taken).unify_dictionaries()
             order = pc.sort_indices(stretch, sort_keys=_SORTED_BY)
             yield stretch.take(order)
 
@@ -200,7 +248,7 @@ def _groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         rows += len(table)
         size += table.nbytes
         if rows >= GROUP_ROWS or size >= GROUP_BYTES:
-            yield pa.concat_tables(waiting)
+            yield pa.concat_tables(waiting).unify_dictionaries()
             waiting, rows, size = [], 0, 0
     if waiting:
-        yield pa.concat_tables(waiting)
+        yield pa.concat_tables(waiting).unify_dictionaries()

@@ -11,17 +11,47 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
+from rayotel.errors import LakeError
 from rayotel.lake.merge.by_signal import merge
 
-# below this a merge costs less than the start of a process
-IN_PROCESS_BYTES = 2 * 1024 * 1024
+# below these a merge costs less than the start of a process: of the files, and of what is in them
+IN_PROCESS_BYTES = 2 << 20
+IN_PROCESS_UNPACKED_BYTES = 32 << 20
 POLITENESS = 10
-_EXIT_DAMAGED, _EXIT_FAILED = 3, 4
+_EXIT_DAMAGED, _EXIT_FAILED, _EXIT_TOO_LARGE = 3, 4, 5
+# A merge holds one run or one row group: hostile parts were measured below 512 MB, but for a series
+# whose own points are larger than a row group. Nothing can take more than this: addresses are
+# limited, of which libraries reserve more than they use.
+MAX_ADDRESS_BYTES = 2 << 30
+# ended by itself; aborted or killed by whoever could not give it memory
+_OUT_OF_MEMORY = (_EXIT_TOO_LARGE, -signal.SIGABRT, -signal.SIGKILL, -signal.SIGSEGV)
+
+
+class MergeTooLarge(LakeError):
+    """A merge needs more memory than its process may take. Its parts stay as they are."""
+
+
+def is_small(paths: Sequence[Path]) -> bool:
+    """Whether a merge of these parts is cheap enough for the server's own process."""
+    if sum(path.stat().st_size for path in paths) > IN_PROCESS_BYTES:
+        return False
+    unpacked = 0
+    for path in paths:
+        metadata = pq.read_metadata(path)
+        groups = map(metadata.row_group, range(metadata.num_row_groups))
+        # in memory each cell has a code, however well the file packs them
+        unpacked += sum(group.total_byte_size for group in groups)
+        unpacked += 4 * metadata.num_rows * metadata.num_columns
+    return unpacked <= IN_PROCESS_UNPACKED_BYTES
 
 
 def is_damage(error: Exception) -> bool:
@@ -52,6 +82,11 @@ def merge_apart(
         check=False,
     )
     words = done.stderr.strip().rpartition("\n")[2][:500]
+    if done.returncode in _OUT_OF_MEMORY:
+        raise MergeTooLarge(
+            f"merging {len(inputs)} parts of '{stream}' takes more memory than a merge may",
+            hint="the parts stay as they are and are read as before; other hours go on",
+        )
     if done.returncode == _EXIT_DAMAGED:
         raise ValueError(words)
     if done.returncode:
@@ -62,10 +97,14 @@ def merge_apart(
 def main() -> int:
     """Do the job that standard input describes, after everything that is more urgent."""
     os.nice(POLITENESS)
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_ADDRESS_BYTES, MAX_ADDRESS_BYTES))
     job = json.load(sys.stdin)
     inputs, against = ([Path(path) for path in job[kind]] for kind in ("inputs", "against"))
     try:
         rows = merge(inputs, Path(job["output"]), job["stream"], Path(job["spill"]), against)
+    except MemoryError as error:  # Arrow's is one too
+        print(error, file=sys.stderr)
+        return _EXIT_TOO_LARGE
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(error, file=sys.stderr)
         return _EXIT_DAMAGED if is_damage(error) else _EXIT_FAILED

@@ -19,10 +19,10 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from rayotel.lake.label_columns import overflow_text
 from rayotel.lake.rows.dictionaries import numbered
 from rayotel.lake.rows.grown import Grown
-from rayotel.lake.rows.label_columns import overflow_text
-from rayotel.lake.rows.series_order import Key, SeriesOrder
+from rayotel.lake.rows.series_order import Content, Key, SeriesOrder
 from rayotel.model import Series
 
 Indexes = npt.NDArray[np.int32]
@@ -46,6 +46,10 @@ def _newest(numbers: dict[Numbered, int], length: int) -> list[Numbered]:
     return newest
 
 
+def _kind(value: str | bool | int | None) -> str:
+    return type(value).__name__
+
+
 class _Pairs:
     """Numbers of pairs of a column and a text. A new pair gets the next number."""
 
@@ -53,8 +57,10 @@ class _Pairs:
         # no step of Python for a pair, new or known
         self.numbers = defaultdict[Pair, int](count().__next__)
         self.columns: dict[str, int] = {}
+        self.column_names: list[str] = []
         self.column_of = Grown(np.int32)
         self.text_of: list[str] = []
+        self.size_of = Grown(np.int64)
         self.size_bytes = 0
 
     def settle(self) -> None:
@@ -64,10 +70,12 @@ class _Pairs:
         texts = [text for _, text in new]
         for column in set(columns).difference(self.columns):
             self.columns[column] = len(self.columns)
+            self.column_names.append(column)
             self.size_bytes += PAIR_BYTES + sys.getsizeof(column)
         places = map(self.columns.__getitem__, columns)
         self.column_of.add(np.fromiter(places, np.int32, len(columns)))
         self.text_of += texts
+        self.size_of.add(np.fromiter(map(len, texts), np.int64, len(texts)))
         self.size_bytes += PAIR_BYTES * len(texts) + sum(map(sys.getsizeof, texts))
 
 
@@ -83,9 +91,10 @@ class SeriesIndex:
         self._ids = Grown(np.int64)
         self._fixed_of = Grown(np.int32)
         self._fixed: list[Fixed] = []
-        self._fixed_texts: list[str] = []
-        self._fixed_by_text: dict[str, int] = {}
-        self._fixed_by_identity: dict[int, tuple[int, str, str]] = {}
+        self._fixed_sizes = Grown(np.int64)
+        self._fixed_contents: dict[Content, int] = {}
+        self._fixed_by_identity: dict[int, tuple[int, Content, str]] = {}
+        self._fixed_texts: set[str] = set()
         self._spare_of = Grown(np.int32)
         self._spares: dict[tuple[Pair, ...], int] = {(): 0}
         self._spare_pairs: list[tuple[Pair, ...]] = [()]
@@ -93,6 +102,7 @@ class SeriesIndex:
         self._pairs = _Pairs()
         self._labels = Grown(np.int32)
         self._label_counts = Grown(np.int32)
+        self._label_ends = Grown(np.int64)
         self._size_bytes = 0
 
     def __len__(self) -> int:
@@ -128,25 +138,49 @@ class SeriesIndex:
         present, places = numbered(self._fixed_of.held.take(series), len(self._fixed))
         return [self._fixed[number] for number in present.tolist()], places
 
+    def fixed_numbers(self, series: Indexes) -> Indexes:
+        """A number for the values of fixed columns of each series."""
+        return self._fixed_of.held.take(series)
+
+    @property
+    def fixed_count(self) -> int:
+        """Such numbers are below this one."""
+        return len(self._fixed)
+
+    def fixed_sizes(self, numbers: Ints) -> Ints:
+        """How many characters the texts of each of these have."""
+        return self._fixed_sizes.held.take(numbers)
+
+    def fixed_texts(self, number: int) -> set[str]:
+        """The texts among the values of fixed columns."""
+        return {value for value in self._fixed[number].values() if isinstance(value, str)}
+
     def spares(self, series: Indexes) -> Indexes:
         """A number for the spare labels of each series."""
         return self._spare_of.held.take(series)
 
     @property
-    def spare_texts(self) -> Sequence[str | None]:
-        """By the number of spare labels: their text for the overflow, None where there are none."""
-        return self._spare_texts
+    def spare_count(self) -> int:
+        """Numbers of spare labels are below this one."""
+        return len(self._spare_texts)
+
+    def spare_text(self, number: int) -> str | None:
+        """Spare labels by their number, as text for the overflow; None where there are none."""
+        return self._spare_texts[number]
 
     def spare_pairs(self, number: int) -> tuple[Pair, ...]:
         """Spare labels by their number."""
         return self._spare_pairs[number]
 
+    def label_counts(self, series: Indexes) -> Indexes:
+        """How many labels each has, apart from spare ones."""
+        return self._label_counts.held.take(series)
+
     def labels(self, series: Indexes) -> tuple[Indexes, Indexes]:
         """The pairs of each series, one series after another; and per pair the series' place."""
-        ends = np.cumsum(self._label_counts.held, dtype=np.int64)
-        counts = self._label_counts.held.take(series)
+        counts = self.label_counts(series)
         # from a place in the answer to the place where the labels of the same series are
-        moved = ends.take(series)
+        moved = self._label_ends.held.take(series)
         moved -= np.cumsum(counts)
         places = moved.repeat(counts)
         places += np.arange(len(places))
@@ -159,13 +193,21 @@ class SeriesIndex:
         return len(self._pairs.text_of)
 
     @property
-    def column_names(self) -> Sequence[str]:
-        """All columns of labels as spelled, by their places."""
-        return tuple(self._pairs.columns)
+    def column_count(self) -> int:
+        """Numbers of columns are below this one."""
+        return len(self._pairs.columns)
+
+    def column_name(self, column: int) -> str:
+        """A column as spelled, by its number."""
+        return self._pairs.column_names[column]
 
     def columns(self, pairs: npt.NDArray[np.integer]) -> Indexes:
-        """The place of each pair's column."""
+        """The number of each pair's column."""
         return self._pairs.column_of.held.take(pairs)
+
+    def text_sizes(self, pairs: npt.NDArray[np.integer]) -> Ints:
+        """How many characters the text of each pair has."""
+        return self._pairs.size_of.held.take(pairs)
 
     def texts(self, pairs: npt.NDArray[np.integer]) -> list[str]:
         """The text of each pair."""
@@ -174,7 +216,8 @@ class SeriesIndex:
 
     def _add(self, new: list[Series]) -> None:
         first = len(self._label_counts)
-        shared, text = None, ""
+        shared: Fixed | None = None
+        content: Content = ()
         keys: list[Key] = []
         fixed, begins = [], []
         for number, series in enumerate(new, first):
@@ -182,11 +225,11 @@ class SeriesIndex:
             if series.fixed is not shared:
                 shared = series.fixed
                 known = self._fixed_by_identity.get(id(shared)) or self._add_fixed(shared)
-                of_these, text, metric = known
+                of_these, content, metric = known
                 keys = self._order.keys_of(metric)
                 fixed.append(of_these)
                 begins.append(number)
-            keys.append((series.labels, text, series.spare, series.series_id, number))
+            keys.append((series.labels, content, series.spare, series.series_id, number))
         lengths = np.diff([*begins, first + len(new)])
         self._fixed_of.add(np.array(fixed, np.int32).repeat(lengths))
         self._add_spares([series.spare for series in new])
@@ -196,19 +239,26 @@ class SeriesIndex:
         total = int(counts.sum())
         pairs = map(self._pairs.numbers.__getitem__, chain.from_iterable(labels))
         self._labels.add(np.fromiter(pairs, np.int32, total))
+        before = self._label_ends.held[-1] if first else 0
         self._label_counts.add(counts)
+        self._label_ends.add(before + np.cumsum(counts, dtype=np.int64))
         self._pairs.settle()
         self._size_bytes += SERIES_BYTES * len(new) + LABEL_BYTES * total
 
-    def _add_fixed(self, fixed: Fixed) -> tuple[int, str, str]:
-        text = repr(fixed)
-        number = self._fixed_by_text.setdefault(text, len(self._fixed))
+    def _add_fixed(self, fixed: Fixed) -> tuple[int, Content, str]:
+        # texts stay where they are: one of a megabyte may be in thousands of contents
+        content: Content = tuple(
+            [(name, _kind(value), str(value)) for name, value in sorted(fixed.items())]
+        )
+        number = self._fixed_contents.setdefault(content, len(self._fixed))
         if number == len(self._fixed):
             self._fixed.append(fixed)
-            self._fixed_texts.append(text)
-            self._size_bytes += sys.getsizeof(text)
-        # each sender has its own of equal content, but one text is enough
-        known = number, self._fixed_texts[number], str(fixed["metric_name"])
+            size = sum([len(text) for _, _, text in content])
+            self._fixed_sizes.add(np.array([size], np.int64))
+            new = {text for _, _, text in content} - self._fixed_texts
+            self._fixed_texts |= new
+            self._size_bytes += FIXED_BYTES + sum(map(sys.getsizeof, new))
+        known = number, content, str(fixed["metric_name"])
         self._fixed_by_identity[id(fixed)] = known
         self._size_bytes += FIXED_BYTES
         return known

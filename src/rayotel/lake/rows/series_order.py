@@ -18,8 +18,10 @@ from rayotel.lake.rows.grown import Grown
 
 Indexes = npt.NDArray[np.int32]
 _Pairs = tuple[tuple[str, str], ...]
+# of each fixed value its column, type and text
+Content = tuple[tuple[str, str, str], ...]
 # labels, what is fixed, spare labels and id are the content of a series; its number is the last
-Key = tuple[_Pairs, str, _Pairs, int, int]
+Key = tuple[_Pairs, Content, _Pairs, int, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from rayotel.lake.rows.label_columns import LabelColumns
 from rayotel.lake.rows.series_index import SeriesIndex
 
 MAX_STREAMS_REMEMBERED = 1000
@@ -15,10 +14,10 @@ MAX_SERIES_INDEX_BYTES = 64 << 20
 
 
 class StreamMemory:
-    """The label columns and the earlier series of one stream."""
+    """The earlier series of one stream, and the bound on the label columns of a part."""
 
     def __init__(self, max_label_columns: int) -> None:
-        self.labels = LabelColumns(max_label_columns)
+        self.max_label_columns = max_label_columns
         self.series = SeriesIndex()
 
     def forget_series(self) -> None:

@@ -24,9 +24,9 @@ from rayotel.errors import (
     StorageUnavailable,
 )
 from rayotel.lake import catalog
-from rayotel.lake.layout import Part, Span
+from rayotel.lake.layout import Part, PartName, Span
 from rayotel.lake.merge.by_signal import merge, rows_of
-from rayotel.lake.merge.process import IN_PROCESS_BYTES, is_damage, merge_apart
+from rayotel.lake.merge.process import MergeTooLarge, is_damage, is_small, merge_apart
 from rayotel.lake.storage.interface import Storage, side_by_side
 from rayotel.lake.upkeep import plan, retention
 from rayotel.lake.upkeep.alone import alone
@@ -38,6 +38,7 @@ from rayotel.logs import log_event
 from rayotel.model import NANOSECONDS_PER_HOUR, Policies, TimeRange
 
 YOUNG_HOURS = 2
+MAX_TOO_LARGE_REMEMBERED = 1000
 UNFINISHED_KEPT_SECONDS = 86_400.0  # whoever still writes is long done
 # a storage that fails so often in a row is away: the rest of the pass would only wait for it
 MAX_FAILURES_IN_A_ROW = 8
@@ -117,6 +118,7 @@ class Compactor:
         self._schedule = schedule
         self._apart = apart
         self._trusted = TrustedTime(work / "clock")
+        self._too_large: dict[PartName, None] = {}
 
     def run(
         self,
@@ -207,11 +209,17 @@ class Compactor:
 
     def _done(self, job: Job, done: Tidied) -> Part | None:
         """The output of a job, which is on storage; None if it failed."""
+        if job.output in self._too_large:
+            return None  # told once, and no better now
         try:
             output, rows, repeated = self._merge(job)
         except StorageMissing:  # a copy of the data directory has merged them meanwhile
             return None
         except (LakeError, StorageError) as error:
+            if isinstance(error, MergeTooLarge):
+                self._too_large[job.output] = None
+                if len(self._too_large) > MAX_TOO_LARGE_REMEMBERED:
+                    del self._too_large[next(iter(self._too_large))]
             done.failed(error)
             return None
         done.failures_in_a_row = 0
@@ -277,8 +285,7 @@ class Compactor:
                 pass
             output = spill / "output.parquet"
             try:
-                size_bytes = sum(part.size_bytes for part in (*job.inputs, *job.against))
-                is_apart = self._apart and size_bytes > IN_PROCESS_BYTES
+                is_apart = self._apart and not is_small([*paths, *against])
                 merging = merge_apart if is_apart else merge
                 rows = merging(paths, output, job.output.stream, spill, against)
                 repeated = rows_of(paths) - rows

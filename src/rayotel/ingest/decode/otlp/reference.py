@@ -341,7 +341,8 @@ def _exemplars(exemplars: Sequence[Any]) -> Exemplars:
         return None
     return [
         {
-            "time_unix_nano": exemplar.time_unix_nano
+            # in microseconds, as in storage
+            "time_unix_nano": exemplar.time_unix_nano // 1000
             if 0 < exemplar.time_unix_nano <= _MAX_COUNT
             else None,
             "value": exemplar.as_double
