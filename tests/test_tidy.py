@@ -53,7 +53,7 @@ OWNERS = {
         "query/sql/syntax.py", "query/sql/mentions.py",
     },
     "uvloop": {"server.py"},
-    "resource": {"http/descriptors.py", "query/process/limits.py"},
+    "resource": {"http/descriptors.py", "query/process/limits.py", "lake/merge/process.py"},
     "ssl": {"http/certificate.py"},
     "click": {"cli/"},
     "prometheus_client": {"telemetry.py"},

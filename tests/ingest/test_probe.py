@@ -92,7 +92,7 @@ def test_a_writer_of_parquet_is_proven(
     assert f"pyarrow {pa.__version__}" in (caught.value.hint or "")
 
 
-def lenient(body: bytes) -> Iterator[bytes]:
+def lenient(body: bytes, _: int) -> Iterator[bytes]:
     """Takes a byte behind the end, as isal 1.8 does."""
     inflater = zlib.decompressobj()
     yield inflater.decompress(body)
@@ -100,14 +100,14 @@ def lenient(body: bytes) -> Iterator[bytes]:
         raise inflate.MalformedBody
 
 
-def changing(body: bytes) -> Iterator[bytes]:
+def changing(body: bytes, _: int) -> Iterator[bytes]:
     """Gives other bytes."""
     yield zlib.decompress(body)[::-1]
 
 
 @pytest.mark.parametrize("broken", [lenient, changing])
 def test_inflating_is_proven(
-    monkeypatch: pytest.MonkeyPatch, broken: Callable[[bytes], Iterator[bytes]]
+    monkeypatch: pytest.MonkeyPatch, broken: Callable[[bytes, int], Iterator[bytes]]
 ) -> None:
     """A body that is changed, or does not end where its bytes end, is found."""
     monkeypatch.setitem(inflate._INFLATERS, "deflate", broken)
