@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -79,3 +80,16 @@ def test_the_files_that_count_are_listed(tmp_path: Path) -> None:
     assert "no files of stream" in rayotel("streams", "raymetrics", "--files", *options).stderr
     assert rayotel("streams", "--files", "--storage", storage.url).returncode == 2
     assert rayotel("streams", "nope", "--files", "--storage", storage.url).returncode == 1
+
+
+def test_an_output_that_is_a_pipe_is_written_and_stays_one(tmp_path: Path, lake: Lake) -> None:
+    """A device such as /dev/null is not replaced by a file of its name."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    options = ("--format", "csv", "--output", str(pipe), "--storage", lake.storage.url)
+    assert rayotel("query", "SELECT count(*) AS n FROM few", *options).returncode == 0
+    assert os.read(reader, 100) == b"n\r\n1\r\n"
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == []
