@@ -181,7 +181,10 @@ def main() -> int:
                 print(f"{peak:5} MB {figures.seconds_by_attack[last]:6} s  {last}", flush=True)
         else:
             figures = fuzz(Path(name), told.count, told.seed, told.life, SETTINGS)
-    print(json.dumps({**asdict(figures), "holds": figures.holds}, indent=2))
+    holds = figures.holds
+    answers = {str(status): count for status, count in sorted(figures.answers.items())}
+    figures.answers = Counter()
+    print(json.dumps({**asdict(figures), "answers": answers, "holds": holds}, indent=2))
     return 0 if figures.holds else 1
 
 

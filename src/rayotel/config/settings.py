@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rayotel.config import values
+from rayotel.config import memory, values
 from rayotel.errors import UsageError
 from rayotel.model import DEFAULT_EVENTS_STREAM, DEFAULT_METRICS_STREAM, Policies, Policy
 
@@ -89,8 +89,12 @@ class Settings:
     )
     insecure: bool = _listening(False, "allow listening beyond loopback without credentials")
 
-    max_compressed_body_bytes: int = _receiving(16 * MIB, "largest request body as sent (413)")
-    max_inflated_body_bytes: int = _receiving(16 * MIB, "largest request body decompressed (413)")
+    memory_bytes: int = _receiving(
+        memory.DEFAULT_BYTES,
+        "memory of a server's process; defaults of other bounds follow it, and all must fit",
+    )
+    max_compressed_body_bytes: int = _receiving(8 * MIB, "largest request body as sent (413)")
+    max_inflated_body_bytes: int = _receiving(8 * MIB, "largest request body decompressed (413)")
     body_timeout_seconds: float = _receiving(30.0, "longest wait for a whole request body (503)")
     head_timeout_seconds: float = _receiving(
         10.0, "longest wait for the head of a request, or for a TLS handshake; then it is closed"
@@ -109,7 +113,7 @@ class Settings:
         256, "requests worked on at once, once their body is there (503 beyond)"
     )
     max_bytes_in_flight: int = _receiving(
-        64 * MIB, "bytes of bodies, as sent and decompressed, held at once (503 beyond)"
+        32 * MIB, "bytes of bodies, as sent and decompressed, held at once (503 beyond)"
     )
     max_streams: int = _receiving(
         10_000,
@@ -117,7 +121,7 @@ class Settings:
         " beyond)",
     )
     max_series_cached_bytes: int = _receiving(
-        64 * MIB, "memory for series that are known, about a kilobyte a series"
+        48 * MIB, "memory for series that are known, about a kilobyte a series"
     )
 
     commit_interval_seconds: float = _wal(
@@ -136,7 +140,7 @@ class Settings:
         8192 * MIB, "largest size of the WAL while storage is away (503 beyond)"
     )
     max_waiting_columns_bytes: int = _wal(
-        128 * MIB,
+        24 * MIB,
         "memory for decoded points that wait for the next commit; points beyond it are decoded"
         " again",
     )
@@ -144,10 +148,10 @@ class Settings:
         3600, "how long a request that is sent again is recognised and stored once"
     )
     max_requests_remembered: int = _wal(
-        400_000, "requests recognised when sent again, about 120 bytes each; the oldest go first"
+        200_000, "requests recognised when sent again, about 120 bytes each; the oldest go first"
     )
     max_events_remembered: int = _wal(
-        200_000,
+        100_000,
         "events of Ray recognised when sent again, about 150 bytes each; merging removes later"
         " repeats",
     )
@@ -262,6 +266,15 @@ class Settings:
         if self.max_bytes_in_flight < self.max_compressed_body_bytes + self.max_inflated_body_bytes:
             raise UsageError(
                 "setting 'max_bytes_in_flight' cannot hold one largest body, sent and decompressed"
+            )
+        bounds = {item.name: getattr(self, item.name) for item in fields(self)}
+        needed = memory.needed_bytes(bounds)
+        if needed > self.memory_bytes:
+            raise UsageError(
+                f"the settings allow a server to take {needed} bytes of memory, and 'memory_bytes'"
+                f" is {self.memory_bytes}",
+                hint="raise RAYOTEL_MEMORY_BYTES, or lower max_series_cached_bytes,"
+                " max_inflated_body_bytes or max_bytes_in_flight",
             )
         if self.query_timeout_seconds > self.compaction_grace_seconds:
             raise UsageError(

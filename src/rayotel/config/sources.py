@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from rayotel.config import memory
 from rayotel.config.settings import Settings
 from rayotel.errors import UsageError
 
@@ -21,6 +22,7 @@ CONFIG_FILE = "rayotel.toml"
 _ABOUT: dict[str, Mapping[str, Any]] = {item.name: item.metadata for item in fields(Settings)}
 # a text with blanks between its members, or, in the file, a list
 _LISTS = frozenset({"drop_metrics", "drop_labels"})
+_DEFAULTS = {name: about["default"] for name, about in _ABOUT.items()}
 _TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -28,7 +30,10 @@ def load(flags: Mapping[str, Any] | None = None) -> Settings:
     """Settings from flags (those that are not None), the environment and `rayotel.toml`."""
     given = {**_from_others(), **_from_file(), **_from_environment()}
     given.update({name: value for name, value in (flags or {}).items() if value is not None})
-    return Settings(**{name: _value(name, raw) for name, raw in given.items()})
+    plain = {name: _value(name, raw) for name, raw in given.items()}
+    if "memory_bytes" in plain:
+        plain = {**memory.shares(plain["memory_bytes"], _DEFAULTS), **plain}
+    return Settings(**plain)
 
 
 def _from_others() -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from rayotel import durable
+from rayotel.config import memory
 from rayotel.errors import WalError
 from rayotel.ingest.commit.naming import Names, Place
 from rayotel.ingest.wal.journal import Journal
@@ -31,7 +32,7 @@ from rayotel.model import NANOSECONDS_PER_HOUR, Batch, MetricBatch
 
 SECONDS_PER_HOUR = 3600
 # a group is decoded at once: as much as one segment may have
-MAX_GROUP_COLUMNS_BYTES = 32 * 1024 * 1024
+MAX_GROUP_COLUMNS_BYTES = memory.COMMIT_BYTES
 MAX_HOURS_PENDING = 50_000
 WAL_SHARE_PERCENT = 25
 MAX_SOON = 3  # how often an hour is written soon, in the time that others wait for

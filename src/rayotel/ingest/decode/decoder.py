@@ -6,6 +6,8 @@ holds. Both call this decoder, so both get the same rows.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -16,6 +18,7 @@ from rayotel.model import Arrival, Batch, Record
 
 # what an event loop may spend on inflating and comparing
 MAX_RECOGNISED_BYTES = 64 * 1024
+LARGE_BODY_BYTES = 1024 * 1024  # one at a time
 MAX_RECOGNISED_INFLATED_BYTES = 1024 * 1024
 MAX_RECOGNISED_MEMBERS = 16
 
@@ -52,6 +55,7 @@ class Decoder:
         drops: Drops = NO_DROPS,
     ) -> None:
         self._max_inflated_body_bytes = max_inflated_body_bytes
+        self._large_bodies = threading.Lock()
         self._by_signal: dict[str, BodyDecoder] = {
             signal.name: signal.piece("rayotel.ingest.decode").BodyDecoder(
                 max_series_cached_bytes=max_series_cached_bytes, drops=drops
@@ -68,7 +72,10 @@ class Decoder:
         body = inflate(
             record.body, arrival.content_encoding, self._max_inflated_body_bytes, reserve
         )
-        return self._by_signal[arrival.signal].decode(body, arrival)
+        # what a large body takes while it is decoded is several times its size
+        is_large = len(body) > LARGE_BODY_BYTES
+        with self._large_bodies if is_large else contextlib.nullcontext():
+            return self._by_signal[arrival.signal].decode(body, arrival)
 
     def recognised(self, record: Record) -> Recognised | None:
         """The batch of a small record that has a template; None for any other.

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rayotel import durable
+from rayotel.config import memory
 from rayotel.errors import DataDirectoryBusy, WalError
 from rayotel.ingest.wal import earlier, segments
 from rayotel.ingest.wal.fill import FillLevel
@@ -40,8 +41,8 @@ from rayotel.telemetry import Telemetry
 
 MAX_GROUP_RECORDS = 512
 MIN_FREE_DISK_BYTES = 32 * 1024 * 1024
-# A commit holds a whole segment decoded, and Fluent Bit's bodies grow thirteenfold and more.
-MAX_SEGMENT_COLUMNS_BYTES = 32 * 1024 * 1024
+# A commit holds a whole segment decoded, and up to eight times that while it makes rows of it.
+MAX_SEGMENT_COLUMNS_BYTES = memory.COMMIT_BYTES
 # of digests of sealed segments that memory holds; those beyond it are computed again
 MAX_DIGESTS_BYTES = 8 * 1024 * 1024
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from rayotel.lake.rows.series_index import SeriesIndex
 
 MAX_STREAMS_REMEMBERED = 1000
-# of all streams: about 100,000 series of a cluster, estimated at 630 bytes each. Measured, with ten
+# of all streams: about 25,000 series of a cluster, estimated at 630 bytes each. Measured, with ten
 # labels: 290, and 560 with the series themselves where the decoder has let them go
-MAX_SERIES_INDEX_BYTES = 64 << 20
+MAX_SERIES_INDEX_BYTES = 16 << 20
 
 
 class StreamMemory:
