@@ -26,11 +26,14 @@ from pathlib import Path
 
 import httpx
 
+from rayotel.config.settings import Settings
 from support.harness import Server
 from support.hostile_bodies import ATTACKS, MIB, Sent, of_seed
 
 BUDGET_BYTES = 512 * 10**6
 SENDERS = 4
+# as large as a body may be, with room for what stands around an attack
+LARGEST_BYTES = Settings().max_inflated_body_bytes - 128 * 1024
 LARGE_EVERY = 400
 SMALL_BYTES, LARGE_BYTES = 20_000, 4 * MIB
 STOP_EVERY = 3  # lives
@@ -90,6 +93,12 @@ def _send(server: Server, sent: Sent, figures: Figures) -> None:
     figures.bodies += 1
 
 
+def _send_all(server: Server, bodies: list[Sent], figures: Figures) -> None:
+    """Several at once."""
+    with ThreadPoolExecutor(SENDERS) as pool:
+        list(pool.map(lambda sent: _send(server, sent, figures), bodies))
+
+
 def _stop(server: Server, what: str, figures: Figures) -> None:
     if server.stop() != 0:
         figures.not_drained.append(what)
@@ -134,8 +143,8 @@ def attack(directory: Path, times: int, wanted: str, env: dict[str, str]) -> Ite
         for _ in range(2):
             server.start()
             figures.lives += 1
-            for _ in range(times):
-                _send(server, make(time.time_ns(), 15 * MIB), figures)
+            bodies = [make(time.time_ns() + number, LARGEST_BYTES) for number in range(times)]
+            _send_all(server, bodies, figures)
             peaks.append(_watch(server, figures))
             server.kill()
         server.start()

@@ -24,6 +24,7 @@ from rayotel.ingest.commit.writing import Made, Target, Writer
 from rayotel.ingest.wal.journal import Journal
 from rayotel.ingest.wal.recent_events import StoredEvents
 from rayotel.ingest.wal.waiting import Segment, source_of
+from rayotel.lake.layout import Span
 from rayotel.logs import Failing, log_event
 from rayotel.model import Batch
 from rayotel.telemetry import Telemetry
@@ -161,8 +162,6 @@ class Committer:
             if not isinstance(error, WalError):
                 self._count_unexpected(group)
             return False
-        if made.places:
-            self._storage_is_back()
         self._goes_on(group)
         self._unexpected_tries = self._searches = 0
         self._telemetry.rows_repeated.labels("commit").inc(made.repeated)
@@ -222,10 +221,19 @@ class Committer:
     def _write(
         self, group: list[Segment], batches: Sequence[Batch], wanted: Callable[[int], bool]
     ) -> Made:
+        earlier = None
+        if len(group) == 1 and group[0].earlier_epoch:
+            earlier = Span(group[0].earlier_epoch, group[0].number, group[0].number)
         target = Target(
-            self._journal.receiver, lambda place: self._names.spans(group, place), source_of(group)
+            self._journal.receiver,
+            lambda place: self._names.spans(group, place),
+            source_of(group),
+            earlier,
         )
-        return self._writer.write(batches, wanted, target)
+        made = self._writer.write(batches, wanted, target)
+        if made.places:
+            self._storage_is_back()
+        return made
 
     def _count_unexpected(self, group: list[Segment]) -> None:
         """After several failures that no storage or disk explains, look for their records."""

@@ -44,11 +44,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Names of the parts of a group. `source`: the digest of their records."""
+    """Names of the parts of a group. `source`: the digest of their records.
+
+    `earlier`: where parts from the same records may be already, of one segment that had another
+    epoch before.
+    """
 
     receiver: str
     spans: Callable[[Place], Spans]
     source: str
+    earlier: Span | None = None
 
 
 @dataclass(slots=True)
@@ -119,7 +124,7 @@ class Writer:
             try:
                 for name, content in self._made(batches, wanted, target, made):
                     spool.add(name, content)
-                self._put_all(spool, target.source)
+                self._put_all(spool, target)
             finally:
                 spool.close()
         except OSError as error:
@@ -197,18 +202,21 @@ class Writer:
             stored_in=place,
         )
 
-    def _put_all(self, spool: _Spool, source: str) -> None:
+    def _put_all(self, spool: _Spool, target: Target) -> None:
         """Put all parts, some at once: each waits for a disk or a server."""
         made = iter(spool)
         while some := list(itertools.islice(made, MAX_PARALLEL_REQUESTS)):
             if len(some) == 1:
-                self._put(some[0], source)
+                self._put(some[0], target)
             else:
-                for _ in side_by_side(lambda one: self._put(one, source), some):
+                for _ in side_by_side(lambda one: self._put(one, target), some):
                     pass
 
-    def _put(self, made: tuple[PartName, memoryview], source: str) -> None:
+    def _put(self, made: tuple[PartName, memoryview], target: Target) -> None:
         name, content = made
+        source = target.source
+        if target.earlier is not None and self._was_put(name, target.earlier, source):
+            return
         for epoch in ("", self._journal.epoch, segments.new_epoch(), segments.new_epoch()):
             own = name if not epoch else _in_epoch(name, epoch)
             if self._storage.put_new(own.key, content):
@@ -224,6 +232,21 @@ class Writer:
                 key=own.key,
             )
         raise StorageUnavailable(f"cannot find a free name for '{name.key}'")
+
+    def _was_put(self, name: PartName, earlier: Span, source: str) -> bool:
+        """Whether a part from the same records is there under the segment's earlier epoch."""
+        prefix = layout.hour_prefix(name.stream, name.hour, is_settled=False)
+        for item in self._storage.objects(prefix):
+            other = layout.parse_key(item.key)
+            if (
+                other is not None
+                and (other.receiver, other.level) == (name.receiver, 0)
+                and len(other.spans) == 1
+                and other.spans[0].holds(earlier)
+                and self._is_there(other, source)
+            ):
+                return True
+        return False
 
     def _is_there(self, name: PartName, source: str) -> bool:
         """Whether the object of this name was made from the same records."""

@@ -72,7 +72,9 @@ def _judge(segment: Segment, content: bytes) -> None:
         and header.records == segment.records
     ):
         segment.epoch, segment.fresh_from_hour = header.epoch, header.fresh_from_hour
-        segment.size_bytes = header.size_bytes
+        segment.size_bytes, segment.earlier_epoch = header.size_bytes, header.earlier_epoch
+    elif header is not None and header.number == segment.number:
+        segment.earlier_epoch = header.earlier_epoch or header.epoch
 
 
 def _suspects(segment: Segment) -> dict[bytes, tuple[Segment, int]]:

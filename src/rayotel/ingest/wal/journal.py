@@ -365,7 +365,7 @@ class Journal:
                 segment.path,
                 segments.Header(
                     segment.number, segment.epoch, segment.size_bytes, segment.records,
-                    fresh_from_hour,
+                    fresh_from_hour, segment.earlier_epoch,
                 ),
             )  # fmt: skip
             segment.fresh_from_hour = fresh_from_hour

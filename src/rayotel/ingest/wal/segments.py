@@ -14,10 +14,11 @@ start.
 **Segment** (all integers little-endian): a header of 64 bytes, then records one after another.
 
     header   8 bytes  b"RAYOWAL2"           8 bytes  segment number
-             5 bytes  epoch                 3 bytes  zero
+             5 bytes  epoch                 5 bytes  epoch that it had before; zero: the same
+             6 bytes  zero
              8 bytes  size of the sealed segment in bytes; 0: it is not sealed
              8 bytes  number of its records 8 bytes  first fresh hour
-             4 bytes  CRC-32 of all that    12 bytes zero
+             4 bytes  CRC-32 of all that    4 bytes  zero
     record   4 bytes  b"RYR1"
              4 bytes  length of the payload in bytes
              4 bytes  CRC-32 of the payload
@@ -30,7 +31,8 @@ start.
 its first part is written: from then on its epoch and number name these records and no others, on
 every copy of the data directory. A segment that a start finds unsealed, or with other records than
 its seal says, may be the beginning of a longer one elsewhere: it is sealed anew, in the epoch of
-that start. The seal also says from which hour on the segment's rows were fresh, so that a commit
+that start. (If its parts are there already, made from the same records, they are not made again.)
+The seal also says from which hour on the segment's rows were fresh, so that a commit
 that is done again divides them in the same way. Segments of 0.1.0 (b"RAYOWAL1", a header of 16
 bytes) have no seal and the epoch of zeros.
 
@@ -53,13 +55,13 @@ from pathlib import Path
 
 from rayotel import durable
 from rayotel.errors import WalError
-from rayotel.lake.layout import is_receiver_id
+from rayotel.lake.layout import OLD_EPOCH, is_receiver_id
 from rayotel.model import Arrival, Record
 
 MAGIC, OLD_MAGIC = b"RAYOWAL2", b"RAYOWAL1"
 MARK = b"RYR1"
 EPOCH_BYTES = 5
-_HEADER = struct.Struct("<8sQ5s3xQQQ")
+_HEADER = struct.Struct("<8sQ5s5s6xQQQ")
 _OLD_HEADER = struct.Struct("<8sQ")
 _FRAME = struct.Struct("<4sII")
 _CRC = struct.Struct("<I")
@@ -80,7 +82,8 @@ class Header:
     """What stands at the beginning of a segment.
 
     `size_bytes`: of the sealed segment; 0: it is not sealed. `fresh_from_hour`: rows of this hour
-    and later ones were fresh when it was sealed, hours since 1970.
+    and later ones were fresh when it was sealed, hours since 1970. `earlier_epoch`: the one that it
+    had before the start that sealed it; empty: the same.
     """
 
     number: int
@@ -88,11 +91,13 @@ class Header:
     size_bytes: int = 0
     records: int = 0
     fresh_from_hour: int = 0
+    earlier_epoch: str = ""
 
     def content(self) -> bytes:
         """Its bytes."""
         plain = _HEADER.pack(
-            MAGIC, self.number, bytes.fromhex(self.epoch), self.size_bytes, self.records,
+            MAGIC, self.number, bytes.fromhex(self.epoch),
+            bytes.fromhex(self.earlier_epoch or OLD_EPOCH), self.size_bytes, self.records,
             self.fresh_from_hour,
         )  # fmt: skip
         return (plain + _CRC.pack(zlib.crc32(plain))).ljust(HEADER_BYTES, b"\0")
@@ -102,8 +107,9 @@ def header_of(content: bytes) -> Header | None:
     """The header at the beginning of a segment's bytes; None where it is damaged or old."""
     if len(content) < HEADER_BYTES or not content.startswith(MAGIC):
         return None
-    _, number, epoch, size, records, hour = _HEADER.unpack_from(content)
-    header = Header(number, epoch.hex(), size, records, hour)
+    _, number, epoch, before, size, records, hour = _HEADER.unpack_from(content)
+    earlier = before.hex() if any(before) else ""
+    header = Header(number, epoch.hex(), size, records, hour, earlier)
     return header if header.content() == content[:HEADER_BYTES] else None
 
 

@@ -27,7 +27,7 @@ class Segment:
     they are computed again from the file. `skipped`: positions of records that are not committed.
     `columns_bytes`: the size of all its batches; `waiting_bytes`: the size of those in memory.
     `fresh_from_hour`: see `segments.Header`; None until it is sealed durably. `told_offsets`: of
-    damage that was reported.
+    damage that was reported. `earlier_epoch`: see `segments.Header`.
     """
 
     number: int
@@ -42,6 +42,7 @@ class Segment:
     digests: bytearray | None = field(default_factory=bytearray)
     skipped: set[int] = field(default_factory=set)
     fresh_from_hour: int | None = None
+    earlier_epoch: str = ""
     told_offsets: set[int] = field(default_factory=set)
     fingerprint: hashlib.blake2b = field(default_factory=_fingerprint)
 
