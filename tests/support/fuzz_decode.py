@@ -227,7 +227,9 @@ def check(seed: int, warm: Decoder) -> str:
     if arrival.content_type != PROTOBUF or outcome in ("MalformedBody", "BodyTooLarge"):
         return outcome if isinstance(outcome, str) else ACCEPTED
     # what was cut at the end of a member is a body all the same
-    body = inflate(sent.body, arrival.content_encoding, MIB, lambda _: None)
+    body = inflate(
+        sent.body, arrival.content_encoding, SETTINGS.max_inflated_body_bytes, lambda _: None
+    )
     full = _decoded(lambda: decode_in_full(body, arrival, Contexts()))
     assert full == outcome, f"the shortcuts give {outcome}, the reference {full}"
     points = _sent_points(body)
