@@ -232,5 +232,6 @@ def test_an_attack_costs_what_it_weighs(costs: dict[str, Any], name: str) -> Non
 def test_some_bodies_by_seed() -> None:
     """Bodies of any structure: no surprise, one outcome by all ways, and no point uncounted."""
     warm = new_decoder()
-    for seed in range(300):
+    # the last one has a group of fields without a number
+    for seed in (*range(300), 5_014_625):
         check(seed, warm)

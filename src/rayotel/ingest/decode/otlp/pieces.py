@@ -233,8 +233,9 @@ def _after_group(raw: bytes, position: int, end: int, tag: int) -> int:
             raise MalformedProtobuf("a group ends too early or is nested too deeply")
         tag, position = _varint_at(raw, position, end)
         form = tag & 7
-        if tag < 8 or tag >> 32 or form > 5:
-            raise MalformedProtobuf("a field has no number")
+        # within a group protobuf's library takes a field without a number too
+        if tag >> 32 or form > 5:
+            raise MalformedProtobuf("a field has no form")
         if form == _GROUP:
             opened.append(tag)
         elif form == _GROUP_END:
