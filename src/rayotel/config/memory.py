@@ -14,7 +14,7 @@ DEFAULT_BYTES = 512_000_000
 # the interpreter and its libraries, idle connections, the index of series of the commits
 FIXED_BYTES = 145_000_000
 # one large body is decoded at a time
-DECODE_BYTES, DECODE_TIMES_INFLATED = 64_000_000, 6
+DECODE_BYTES, DECODE_TIMES_INFLATED = 10_000_000, 6
 # columns of one segment, and what making rows and Parquet of them takes at most
 COMMIT_BYTES = 12 * MIB
 COMMIT_TIMES_COLUMNS = 8

@@ -93,8 +93,8 @@ class Settings:
         memory.DEFAULT_BYTES,
         "memory of a server's process; defaults of other bounds follow it, and all must fit",
     )
-    max_compressed_body_bytes: int = _receiving(8 * MIB, "largest request body as sent (413)")
-    max_inflated_body_bytes: int = _receiving(8 * MIB, "largest request body decompressed (413)")
+    max_compressed_body_bytes: int = _receiving(16 * MIB, "largest request body as sent (413)")
+    max_inflated_body_bytes: int = _receiving(16 * MIB, "largest request body decompressed (413)")
     body_timeout_seconds: float = _receiving(30.0, "longest wait for a whole request body (503)")
     head_timeout_seconds: float = _receiving(
         10.0, "longest wait for the head of a request, or for a TLS handshake; then it is closed"

@@ -107,7 +107,9 @@ def test_a_question_ends_in_its_bounds(settings: dict[str, str], spills: Path, s
     """By its time or by its memory, with an error that says so and names the setting."""
     ended = asked(settings, sql)
     assert ended.code == 1
-    assert "longer than" in ended.words or "Out of Memory" in ended.words
+    # where a library finds no memory for itself, it ends the process
+    reasons = ("longer than", "Out of Memory", "may have needed more memory")
+    assert any(reason in ended.words for reason in reasons)
     assert "RAYOTEL_QUERY_TIMEOUT_SECONDS" in ended.words or "RAYOTEL_QUERY_MEM" in ended.words
     assert "Traceback" not in ended.words
     assert ended.peak_bytes < MEMORY_BYTES + OVERHEAD_BYTES + SHARED_BYTES

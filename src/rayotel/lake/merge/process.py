@@ -8,6 +8,7 @@ only files of its directory. If the process or its server dies, the lake stays a
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -94,9 +95,16 @@ def merge_apart(
     return int(done.stdout)
 
 
+def _end_first() -> None:
+    """Where a machine or a container has no memory left, the kernel ends a merge, not the server."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
 def main() -> int:
     """Do the job that standard input describes, after everything that is more urgent."""
     os.nice(POLITENESS)
+    _end_first()
     resource.setrlimit(resource.RLIMIT_AS, (MAX_ADDRESS_BYTES, MAX_ADDRESS_BYTES))
     job = json.load(sys.stdin)
     inputs, against = ([Path(path) for path in job[kind]] for kind in ("inputs", "against"))
