@@ -96,7 +96,7 @@ def merge_apart(
 
 
 def _end_first() -> None:
-    """Where a machine or a container has no memory left, the kernel ends a merge, not the server."""
+    """Where memory runs out, the kernel ends a merge and not the server."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
