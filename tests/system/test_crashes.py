@@ -15,8 +15,11 @@ def test_killed_at_every_step(
 ) -> None:
     """After a crash at each step of log, commit and compaction, every number is there once."""
     storage, settings = make_storage()
-    figures = kill_often(len(STEPS) + 1, storage, settings, tmp_path / "data", seed=1)
-    assert figures.kills == len(STEPS) + 1
+    # a directory meets every step; with S3, the first of them are enough for what differs
+    kills = len(STEPS) + 1 if storage.access() is None else len(STEPS) // 2
+    figures = kill_often(kills, storage, settings, tmp_path / "data", seed=1, copies_every=8)
+    assert figures.kills == kills
+    assert figures.copies
     assert figures.acknowledged >= figures.kills
     assert figures.questions
     assert (figures.lost, figures.doubled, figures.wrong_answers) == (0, 0, 0)

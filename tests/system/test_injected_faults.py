@@ -56,10 +56,10 @@ def assert_recovered(figures: Figures) -> None:
         ("durable", "EIO", False),
         ("os", "EIO", True),
         ("storage", "EIO", True),
-        pytest.param("durable", "EMFILE", False, marks=pytest.mark.thorough),
-        pytest.param("os", "ENOSPC", False, marks=pytest.mark.thorough),
-        pytest.param("storage", "EACCES", False, marks=pytest.mark.thorough),
-        pytest.param("storage", "ENOENT", False, marks=pytest.mark.thorough),
+        pytest.param("durable", "EMFILE", False, marks=pytest.mark.live),
+        pytest.param("os", "ENOSPC", False, marks=pytest.mark.live),
+        pytest.param("storage", "EACCES", False, marks=pytest.mark.live),
+        pytest.param("storage", "ENOENT", False, marks=pytest.mark.live),
     ],
 )
 def test_each_call_fails_once(tmp_path: Path, seam: str, error: str, has_effect: bool) -> None:
@@ -75,7 +75,7 @@ def test_each_call_fails_once(tmp_path: Path, seam: str, error: str, has_effect:
     ("seam", "error"),
     [
         ("durable", "ENOSPC"),
-        pytest.param("storage", "EACCES", marks=pytest.mark.thorough),
+        pytest.param("storage", "EACCES", marks=pytest.mark.live),
     ],
 )
 def test_all_calls_fail_for_a_while(tmp_path: Path, seam: str, error: str) -> None:
@@ -89,8 +89,10 @@ def test_all_calls_fail_for_a_while(tmp_path: Path, seam: str, error: str) -> No
     assert_recovered(figures)
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("limit", [resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE])
+@pytest.mark.parametrize(
+    "limit",
+    [resource.RLIMIT_NOFILE, pytest.param(resource.RLIMIT_FSIZE, marks=pytest.mark.live)],
+)
 def test_a_limit_of_the_process_is_lowered_for_a_while(tmp_path: Path, limit: int) -> None:
     """No file can be opened, or none can grow, and then they can again."""
     data_dir = tmp_path / "data"

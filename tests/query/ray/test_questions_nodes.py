@@ -82,8 +82,9 @@ def test_a_question_to_events_alone_has_its_columns(
     events_lake: Storage, tmp_path: Path, question: questions.ShippedQuery
 ) -> None:
     """Where no metrics are kept, a question answers from events, or has no rows."""
-    source = Path(events_lake.url) / "rayevents"
-    shutil.copytree(source, tmp_path / "lake" / "rayevents")
+    for part in (item.key for item in events_lake.objects("") if "rayevents" in item.key):
+        (tmp_path / "lake" / part).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(events_lake.url) / part, tmp_path / "lake" / part)
     assert columns(open_storage(str(tmp_path / "lake")), question.name) == list(question.columns)
 
 
