@@ -38,6 +38,7 @@ from support.once import once_a_run
 from support.threaded import Threaded
 
 load_profiles()
+LONG = {"test_hostile.py", "test_bounded_questions.py", "test_crowds.py", "test_migration.py"}
 SYSTEM = Path(__file__).parent / "system"
 STARTERS = frozenset({"Server", "s3_server", "rayotel_process", "RAYOTEL", "subprocess"})
 FIXTURE_SECONDS = 900
@@ -45,10 +46,11 @@ REQUESTS_OF_A_SEGMENT = 100
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts processes, as far as it shows."""
+    """Mark what starts processes, as far as it shows; files that take long begin first."""
     for item in items:
         if isinstance(item, pytest.Function) and _starts_processes(item):
             item.add_marker(pytest.mark.system)
+    items.sort(key=lambda item: SYSTEM not in item.path.parents and item.path.name not in LONG)
 
 
 def _starts_processes(item: pytest.Function) -> bool:

@@ -214,7 +214,7 @@ def costs() -> dict[str, Any]:
     """What each attack takes, each in a process of its own."""
     command = [sys.executable, "-m", "support.fuzz_decode", "--attacks", "--json", "--size"]
     ran = subprocess.run(
-        [*command, str(2 << 20)], cwd=TESTS, capture_output=True, text=True, check=False
+        [*command, str(1 << 20)], cwd=TESTS, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
     return {cost["name"]: cost for cost in map(json.loads, ran.stdout.splitlines())}
