@@ -26,8 +26,11 @@ MAX_ATTRIBUTES = 1024
 MAX_NESTING = 84
 # of a resource or a scope as sent, and of all texts of one series with what it shares
 MAX_SERIES_TEXT_BYTES = 262_144
-# of all series of a request: each hashes and stores its texts, also those that it shares
-MAX_REQUEST_TEXT_BYTES = 64 * 1024 * 1024
+# of all series of a request: each hashes and stores its texts, also those that it shares. A body of
+# the largest size that is nothing but new series of Ray has less
+MAX_REQUEST_TEXT_BYTES = 24 * 1024 * 1024
+# at most, of a character that is not ASCII
+CHARACTER_BYTES = 3
 # what a label costs a series beside its text
 LABEL_TEXT_BYTES = 16
 

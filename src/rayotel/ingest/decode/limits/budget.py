@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rayotel.ingest.decode.limits import bounds
-from rayotel.ingest.decode.limits.bounds import LABEL_TEXT_BYTES, Rejected
+from rayotel.ingest.decode.limits.bounds import CHARACTER_BYTES, LABEL_TEXT_BYTES, Rejected
 from rayotel.model import NANOSECONDS_PER_HOUR, Points, Series
 
 if TYPE_CHECKING:
@@ -99,7 +99,12 @@ def text_bytes(series: Series) -> int:
 
 def text_of_labels(labels: Iterable[tuple[str, str]]) -> int:
     """What columns and texts cost a series."""
-    return sum([LABEL_TEXT_BYTES + len(column) + len(text) for column, text in labels])
+    return sum([LABEL_TEXT_BYTES + len(column) + _bytes_of(text) for column, text in labels])
+
+
+def _bytes_of(text: str) -> int:
+    """An upper estimate of a text's size."""
+    return len(text) if text.isascii() else CHARACTER_BYTES * len(text)
 
 
 def is_within(series: Iterable[Series], chunks: Sequence[Points]) -> bool:
