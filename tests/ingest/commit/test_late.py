@@ -113,6 +113,26 @@ def test_hours_of_streams_that_alternate_have_short_names(tmp_path: Path) -> Non
         assert len(layout.joined(spans)) == 1
 
 
+def test_a_clock_that_was_wrong_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Points of now are late while the clock is years ahead, and fresh again after it."""
+    lake = Watched(str(tmp_path / "lake"))
+    run = Run(tmp_path / "data", lake)
+    run.numbers([1], NOW)
+    run.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: (NOW + 100_000) * 3600.0)
+        run.numbers([2], NOW)
+        run.step()
+        run.step(stopping=True)
+    run.numbers([3], NOW)
+    run.step()
+    assert values(lake) == [1, 2, 3]
+    assert parts_by_hour(lake) == {NOW: 3}
+    run.end()
+
+
 @pytest.mark.thorough
 def test_each_point_of_its_own_hour(tmp_path: Path) -> None:
     """An hour costs so little CPU that a year in one request is done within a minute."""

@@ -172,7 +172,8 @@ class Committer:
     def _commit_fresh(self, group: list[Segment]) -> Made:
         """Store the fresh rows of one segment; release it, or hold it for its late rows."""
         segment = group[0]
-        fresh_from = self._journal.decide(segment, self._late.fresh_from_hour())
+        now_fresh_from = self._late.fresh_from_hour(self._journal.held)
+        fresh_from = self._journal.decide(segment, now_fresh_from)
         batches = self._reader.batches(segment)
         late = _late_rows(batches, fresh_from)
         made = self._write(group, batches, lambda hour: hour >= fresh_from)

@@ -76,11 +76,12 @@ class LateHours:
         """Read which group an earlier run had begun to write. Raises WalError."""
         self._planned = _planned(self._plan)
 
-    def fresh_from_hour(self) -> int:
-        """The first hour that is fresh now; it never falls, whatever the clock does."""
+    def fresh_from_hour(self, held: Sequence[Segment]) -> int:
+        """The first hour that is fresh now; it never falls while segments are held."""
         if self._wait_seconds:
             hour = int((time.time() - self._after_seconds) // SECONDS_PER_HOUR)
-            self._fresh_from_hour = max(self._fresh_from_hour, hour)
+            least = self._fresh_from_hour if held else 0
+            self._fresh_from_hour = max(least, hour)
         return self._fresh_from_hour
 
     def note(self, hours: Iterable[Place]) -> None:

@@ -128,7 +128,9 @@ class Writer:
             finally:
                 spool.close()
         except OSError as error:
-            raise WalError(f"cannot keep parts on the disk: {error.strerror or error}") from None
+            if error.errno is None:  # Arrow's own, about the content
+                raise
+            raise WalError(f"cannot keep parts on the disk: {error.strerror}") from None
         for stream, count in made.overflow_rows.items():
             self._overflow.stored(stream, count)
         return made
