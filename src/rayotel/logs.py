@@ -92,6 +92,22 @@ class Failing:
         return seconds
 
 
+class Once:
+    """What was told already. Beyond a bound all of it is forgotten, and may be told again."""
+
+    def __init__(self) -> None:
+        self._told: set[object] = set()
+
+    def is_news(self, what: object) -> bool:
+        """Whether this is asked for the first time."""
+        if what in self._told:
+            return False
+        if len(self._told) >= MAX_KINDS_REMEMBERED:
+            self._told.clear()
+        self._told.add(what)
+        return True
+
+
 class TextFormatter(logging.Formatter):
     """Time, level, message and fields for people; a traceback follows on lines of its own."""
 

@@ -201,5 +201,7 @@ def test_a_source_is_in_the_footer_and_an_old_part_has_none(tmp_path: Path) -> N
     footer = footers.read_footer(bytes(made))
     assert (footer.source, footer.overflow_rows) == ("a" * 64, 7)
     content = io.BytesIO()
-    pq.write_table(pa.table({"time_unix_nano": pa.array([T0]).cast(schema.OLD_TIMESTAMP)}), content)
+    pq.write_table(
+        pa.table({"time_unix_nano": pa.array([T0]).cast(pa.timestamp("ns", tz="UTC"))}), content
+    )
     assert footers.read_footer(content.getvalue()).source == ""

@@ -33,7 +33,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
-OLD_TIMESTAMP = pa.timestamp("ns", tz="UTC")  # of parts of 0.1.0
 NANOSECONDS = 1000  # of a unit of TIMESTAMP
 _EXEMPLAR = pa.struct(
     [

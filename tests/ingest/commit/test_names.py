@@ -17,15 +17,20 @@ NOW = int(time.time()) // 3600
 OLD = 490_000
 
 
-def test_a_segment_is_committed_again_under_the_same_names(tmp_path: Path) -> None:
-    """What a crash after the last part left is done again, and is there already."""
-    lake = Watched(str(tmp_path / "lake"))
-    run = Run(tmp_path / "data", lake)
+def crashed_before_the_release(data_dir: Path, lake: Watched) -> None:
+    """The points 0, 1 and 2 are in parts, and their segment is in the WAL as well."""
+    run = Run(data_dir, lake)
     run.numbers(range(3), NOW)
     run.journal.release = lambda some: (_ for _ in ()).throw(Crash())  # type: ignore[method-assign]
     with pytest.raises(Crash):
         run.step()
     run.end()
+
+
+def test_a_segment_is_committed_again_under_the_same_names(tmp_path: Path) -> None:
+    """What a crash after the last part left is done again, and is there already."""
+    lake = Watched(str(tmp_path / "lake"))
+    crashed_before_the_release(tmp_path / "data", lake)
     before = keys(lake)
     again = Run(tmp_path / "data", lake)
     assert again.finish()
@@ -85,12 +90,7 @@ def test_a_taken_name_is_not_overwritten(tmp_path: Path) -> None:
     """If a name has other content, the part is written under this run's own epoch."""
     lake = Watched(str(tmp_path / "lake"))
     other = Watched(str(tmp_path / "other"))
-    run = Run(tmp_path / "data", other)
-    run.numbers(range(3), NOW)
-    run.journal.release = lambda some: (_ for _ in ()).throw(Crash())  # type: ignore[method-assign]
-    with pytest.raises(Crash):
-        run.step()
-    run.end()
+    crashed_before_the_release(tmp_path / "data", other)
     (key,) = keys(other)
     stranger = Run(tmp_path / "stranger", lake)
     stranger.numbers([77], NOW)

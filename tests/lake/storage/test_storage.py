@@ -108,10 +108,10 @@ def test_folders_are_the_next_names_of_keys(storage: Storage) -> None:
 
 
 def test_files_go_in_and_out_as_objects(storage: Storage, tmp_path: Path) -> None:
-    """`put_file` and `fetch` do with files what `put` and `read` do with bytes."""
+    """`put_new_file` and `fetch` do with files what `put_new` and `read` do with bytes."""
     content = bytes(range(256)) * 10_000
     (tmp_path / "in").write_bytes(content)
-    storage.put_file("s/a", tmp_path / "in")
+    assert storage.put_new_file("s/a", tmp_path / "in")
     storage.fetch("s/a", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == storage.read("s/a") == content
     with pytest.raises(StorageMissing, match="'s/b'"):

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from rayotel.errors import RayotelError, StorageError, WalError
-from rayotel.ingest.commit.failing import Failing as FailingRecords
+from rayotel.ingest.commit.failing import FailingRecords
 from rayotel.ingest.commit.late import LateHours, late_hours
 from rayotel.ingest.commit.naming import Names, Place
 from rayotel.ingest.commit.reading import Reader

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 Placed = tuple[int, Record]
 
 
-class Failing:
+class FailingRecords:
     """Finds and sets aside the failing records of one WAL."""
 
     def __init__(

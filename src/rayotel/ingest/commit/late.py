@@ -14,17 +14,14 @@ before its first part, so that what a crash left undone is done for the same gro
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from rayotel import durable
 from rayotel.config import memory
-from rayotel.errors import WalError
 from rayotel.ingest.commit.naming import Names, Place
+from rayotel.ingest.wal import json_files
 from rayotel.ingest.wal.journal import Journal
 from rayotel.ingest.wal.waiting import Segment
 from rayotel.lake.layout import MAX_SPANS
@@ -74,7 +71,11 @@ class LateHours:
 
     def open(self) -> None:
         """Read which group an earlier run had begun to write. Raises WalError."""
-        self._planned = _planned(self._plan)
+        hint = "restore it, or remove it"
+        planned = json_files.kept(
+            self._plan, lambda plan: set(map(int, plan["segments"])), hint=hint
+        )
+        self._planned = planned or set()
 
     def fresh_from_hour(self, held: Sequence[Segment]) -> int:
         """The first hour that is fresh now; it never falls while segments are held."""
@@ -141,10 +142,7 @@ class LateHours:
         numbers = [segment.number for segment in group]
         if self._planned >= set(numbers):
             return
-        try:
-            durable.replace_file(self._plan, json.dumps({"segments": numbers}).encode())
-        except OSError as error:
-            raise WalError(f"cannot write '{self._plan}': {error.strerror or error}") from None
+        json_files.keep(self._plan, {"segments": numbers})
         self._planned = set(numbers)
 
     def written(self, hours: Iterable[Place], *, is_last: bool) -> None:
@@ -159,12 +157,3 @@ class LateHours:
             before = now - self._wait_seconds
             recent = {hour: at for hour, at in self._written.items() if at[-1] > before}
             self._written = recent if len(recent) <= MAX_HOURS_PENDING else {}
-
-
-def _planned(path: Path) -> set[int]:
-    try:
-        return {int(number) for number in json.loads(path.read_bytes())["segments"]}
-    except FileNotFoundError:
-        return set()
-    except (OSError, ValueError, TypeError, KeyError):
-        raise WalError(f"'{path}' cannot be read", hint="restore it, or remove it") from None

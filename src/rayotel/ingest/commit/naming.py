@@ -24,10 +24,9 @@ class Names:
         self._epoch = ""
         self._first = 0
         self._next: dict[Place, int] = {}
-        self._forgotten_before = 0
 
     def open(self, epoch: str, first: int) -> None:
-        """This run's epoch, and the first of its segments."""
+        """This run's epoch, and its first segment: no place had a part of it before."""
         self._epoch, self._first = epoch, first
 
     def spans(self, group: Sequence[Segment], place: Place) -> Spans:
@@ -35,7 +34,7 @@ class Names:
         own = [segment.number for segment in group if segment.epoch == self._epoch]
         spans = [Span(s.epoch, s.number, s.number) for s in group if s.epoch != self._epoch]
         if own:
-            start = self._next.get(place, max(self._first, self._forgotten_before))
+            start = self._next.get(place, self._first)
             spans.append(Span(self._epoch, min(start, own[0]), own[-1]))
         return joined(spans)
 
@@ -46,6 +45,6 @@ class Names:
             return
         if len(self._next) > MAX_PLACES_REMEMBERED:
             # what is forgotten may have had a part up to here
-            self._forgotten_before = max(self._next.values())
+            self._first = max(self._next.values())
             self._next.clear()
         self._next.update(dict.fromkeys(places, own[-1] + 1))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from rayotel.logs import log_event
+from rayotel.logs import Once, log_event
 from rayotel.telemetry import Telemetry
-
-MAX_STREAMS_TOLD = 1000
 
 logger = logging.getLogger(__name__)
 
@@ -17,18 +15,15 @@ class OverflowTelling:
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
-        self._told: set[str] = set()
+        self._told = Once()
 
     def stored(self, stream: str, rows: int) -> None:
         """A part of this stream was written, in which so many rows have labels beyond the bound."""
         if not rows:
             return
         self._telemetry.count_overflow(stream, rows)
-        if stream in self._told:
+        if not self._told.is_news(stream):
             return
-        if len(self._told) >= MAX_STREAMS_TOLD:
-            self._told.clear()
-        self._told.add(stream)
         log_event(
             logger,
             logging.WARNING,

@@ -50,9 +50,9 @@ class Reader:
                 yield position, item
 
     def _move_aside(self, segment: Segment, damage: Damage) -> None:
-        where = aside.keep_damage(self._directory, segment.number, damage)
-        if damage.offset in segment.told_offsets:
+        if damage.offset in segment.told_offsets:  # it was kept then
             return
+        where = aside.keep_damage(self._directory, segment.number, damage)
         segment.told_offsets.add(damage.offset)
         place = "tail" if damage.tail else "middle"
         self._telemetry.damaged_bytes.labels(place).inc(len(damage.content))

@@ -31,11 +31,10 @@ from rayotel.lake.rows.stream_memory import StreamMemories
 from rayotel.lake.rows.tables import every_hour
 from rayotel.lake.signal import BY_NAME
 from rayotel.lake.storage.interface import MAX_PARALLEL_REQUESTS, Storage, side_by_side
-from rayotel.logs import log_event
+from rayotel.logs import Once, log_event
 from rayotel.model import Batch
 from rayotel.telemetry import Telemetry
 
-MAX_STREAMS_TOLD = 1000
 # parts that are made and not put yet; beyond it they are on the disk
 MAX_MADE_BYTES = 16 * 1024 * 1024
 
@@ -112,7 +111,7 @@ class Writer:
         self._max_label_columns = max_label_columns
         self._memories = StreamMemories(max_label_columns)
         self._overflow = OverflowTelling(telemetry)
-        self._told_elsewhere: set[tuple[str, str]] = set()
+        self._told_elsewhere = Once()
 
     def write(
         self, batches: Sequence[Batch], wanted: Callable[[int], bool], target: Target
@@ -190,11 +189,8 @@ class Writer:
 
     def _tell_elsewhere(self, stream: str, signal: str, place: str) -> None:
         """Once a stream, for every commit meets the same."""
-        if (stream, signal) in self._told_elsewhere:
+        if not self._told_elsewhere.is_news((stream, signal)):
             return
-        if len(self._told_elsewhere) >= MAX_STREAMS_TOLD:
-            self._told_elsewhere.clear()
-        self._told_elsewhere.add((stream, signal))
         log_event(
             logger,
             logging.WARNING,

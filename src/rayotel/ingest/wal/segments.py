@@ -4,7 +4,7 @@
 
     receiver-id           twelve hexadecimal digits, made once; this receiver's name in part keys
     000000000017.wal      segments, by number; numbers only grow and are never used again
-    000000000017.skipped  positions of its records that are not committed (see `skipped`)
+    000000000017.skipped  positions of its records that are not committed (see `waiting`)
     damaged/              what could not be read or committed, moved aside
     recover/              records of `damaged` that are taken in again
 

@@ -17,7 +17,6 @@ without asking are settled from the start.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -26,8 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from rayotel.durable import replace_file
 from rayotel.errors import NeverAcceptable, StorageError, WalError
+from rayotel.ingest.wal import json_files
 from rayotel.lake.signal import BY_NAME, SIGNALS
 from rayotel.logs import Failing, log_event
 from rayotel.model import MAX_STREAM_NAME_CHARACTERS
@@ -72,16 +71,8 @@ class StreamSignals:
 
     def open(self) -> None:
         """Read the file. Raises WalError where it is damaged."""
-        try:
-            entries = json.loads(self._path.read_bytes())
-            self._known |= {stream: _parsed(entry) for stream, entry in entries.items()}
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            raise WalError(
-                f"'{self._path}' cannot be read",
-                hint="move it aside: the lake then decides which stream holds what",
-            ) from None
+        hint = "move it aside: the lake then decides which stream holds what"
+        self._known |= json_files.kept(self._path, _all_parsed, hint=hint) or {}
 
     def close(self) -> None:
         """Wait for no storage any more."""
@@ -179,16 +170,21 @@ class StreamSignals:
         known = {**self._known, **news}
         if known == self._known:
             return
-        content = {stream: entry._asdict() for stream, entry in known.items()}
         try:
-            replace_file(self._path, json.dumps(content, indent=0, sort_keys=True).encode())
-        except OSError as error:
-            words = f"cannot write '{self._path}': {error.strerror}"
+            json_files.keep(
+                self._path, {stream: entry._asdict() for stream, entry in known.items()}
+            )
+        except WalError as error:
             if self._failing.begin():
-                log_event(logger, logging.ERROR, "a new stream is answered 503", reason=words)
-            raise WalError(words) from None
+                words = "a new stream is answered 503"
+                log_event(logger, logging.ERROR, words, reason=error.message)
+            raise
         self._failing.end()
         self._known = known
+
+
+def _all_parsed(entries: Mapping[str, object]) -> dict[str, _Known]:
+    return {stream: _parsed(entry) for stream, entry in entries.items()}
 
 
 def _parsed(entry: object) -> _Known:

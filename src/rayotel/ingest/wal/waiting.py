@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rayotel import durable
-from rayotel.errors import WalError
+from rayotel.ingest.wal import json_files
 from rayotel.model import Batch
 
 SOURCE_BYTES = 16
@@ -70,21 +68,11 @@ def skipped_path(path: Path) -> Path:
 
 def keep_skipped(segment: Segment) -> None:
     """Make durable which records of a segment are not committed. Raises WalError."""
-    content = json.dumps(sorted(segment.skipped)).encode()
-    try:
-        durable.replace_file(skipped_path(segment.path), content)
-    except OSError as error:
-        raise WalError(f"cannot write the WAL: {error.strerror or error}") from None
+    json_files.keep(skipped_path(segment.path), sorted(segment.skipped))
 
 
 def known_skipped(path: Path) -> set[int]:
     """The skipped records of a segment, as kept. Raises WalError where that cannot be read."""
-    try:
-        return {int(position) for position in json.loads(skipped_path(path).read_bytes())}
-    except FileNotFoundError:
-        return set()
-    except (OSError, ValueError, TypeError):
-        raise WalError(
-            f"'{skipped_path(path)}' cannot be read",
-            hint="restore it, or remove it: the records that it names are then tried again",
-        ) from None
+    hint = "restore it, or remove it: the records that it names are then tried again"
+    positions = json_files.kept(skipped_path(path), lambda found: set(map(int, found)), hint=hint)
+    return positions or set()

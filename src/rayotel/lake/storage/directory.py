@@ -66,11 +66,6 @@ class DirectoryStorage:
         """Write, fsync, rename, fsync the directories."""
         self._put(key, lambda file: file.write(content), _rename)
 
-    def put_file(self, key: str, path: Path) -> None:
-        """The same, from a file."""
-        with path.open("rb") as source:
-            self._put(key, lambda file: shutil.copyfileobj(source, file), _rename)
-
     def put_new(self, key: str, content: memoryview) -> bool:
         """Write, fsync, link, fsync the directories."""
         return self._put(key, lambda file: file.write(content), _link)

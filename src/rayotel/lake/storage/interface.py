@@ -56,9 +56,6 @@ class Storage(Protocol):
     def put(self, key: str, content: memoryview) -> None:
         """Write an object whole and durably. Raises if it may not be there afterwards."""
 
-    def put_file(self, key: str, path: Path) -> None:
-        """Like `put`, from a file: for objects larger than memory should hold."""
-
     def put_new(self, key: str, content: memoryview) -> bool:
         """Write an object whole and durably unless the key is taken. False: it was taken.
 
@@ -67,7 +64,7 @@ class Storage(Protocol):
         """
 
     def put_new_file(self, key: str, path: Path) -> bool:
-        """Like `put_new`, from a file."""
+        """Like `put_new`, from a file: for objects larger than memory should hold."""
 
     def fetch(self, key: str, path: Path) -> None:
         """Copy an object into a file. Raises StorageMissing where there is none."""

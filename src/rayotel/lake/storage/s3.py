@@ -181,11 +181,6 @@ class S3Storage:
                 Bucket=self._bucket, Key=self._prefix + key, Body=bytes(content)
             )
 
-    def put_file(self, key: str, path: Path) -> None:
-        """One PUT of a file's content, read as it is sent."""
-        with _translated(f"write '{key}' to '{self.url}'"), path.open("rb") as source:
-            self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=source)
-
     def put_new(self, key: str, content: memoryview) -> bool:
         """One PUT with `If-None-Match: *`.
 
